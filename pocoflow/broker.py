@@ -1,0 +1,166 @@
+"""Celery's side of the executor: the app, its two tasks, and the dispatcher that sends them.
+
+A message only says "look at run X, step n". It may be lost, doubled, late or forged without harm: the
+claim in the database decides.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+from urllib.parse import urlsplit
+
+from celery import Celery, bootsteps
+from celery.worker import state
+from kombu.exceptions import OperationalError
+
+from pocoflow.engine.records import Hint
+from pocoflow.errors import BrokerError
+from pocoflow.logging import get_logger, log_event
+from pocoflow.settings import AMQP_SCHEMES, REDIS_SCHEMES, Settings, mask_url
+
+log = get_logger("runner")
+
+RUN_STEP = "pocoflow.run_step"
+SWEEP = "pocoflow.sweep"
+KEY_PREFIX = "pocoflow:"
+DATABASE_HEADER = "pocoflow_database"
+BROKER_SILENCE_S = 5.0
+MAX_RUN_ID_LENGTH = 200
+
+_START_HINT = "start it (for example: docker compose up -d redis) or set POCOFLOW_BROKER_URL"
+
+
+def make_app(settings: Settings, broker_url: str) -> Celery:
+    """Return a Celery app with the settings that the step protocol relies on.
+
+    The reasons stand in docs/decisions/0003-celery-settings.md.
+    """
+    app = Celery("pocoflow", broker=broker_url, set_as_current=False)
+    app.conf.update(
+        task_default_queue=settings.queue,
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        result_backend=None,
+        task_publish_retry=False,
+        task_acks_late=False,
+        worker_prefetch_multiplier=1,
+        worker_send_task_events=False,
+        worker_enable_remote_control=False,
+        worker_hijack_root_logger=False,
+        worker_proc_alive_timeout=30,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_channel_error_retry=True,
+        broker_pool_acquire_timeout=5,
+    )
+    scheme = urlsplit(broker_url).scheme
+    if scheme in AMQP_SCHEMES:
+        app.conf.update(task_acks_late=True, broker_transport_options={"confirm_publish": True})
+    elif scheme in REDIS_SCHEMES:
+        app.conf.update(worker_disable_prefetch=True, broker_transport_options=_redis_options())
+    return app
+
+
+def _redis_options() -> dict[str, Any]:
+    return {
+        "ack_emulation": False,
+        "socket_timeout": 5,
+        "socket_connect_timeout": 2,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+        "retry_on_timeout": False,
+        "global_keyprefix": KEY_PREFIX,
+    }
+
+
+def register_tasks(
+    app: Celery, *, run_step: Callable[[Hint, str | None], None], sweep: Callable[[], None], sweep_s: float
+) -> None:
+    """Give the app its two tasks and the timer that makes each worker its own reconciler."""
+
+    @app.task(name=RUN_STEP, bind=True)  # type: ignore[untyped-decorator]
+    def _run_step(task: Any, run_id: Any, step: Any) -> None:
+        hint = _valid_hint(run_id, step)
+        if hint is None:
+            log_event(log, "malformed message dropped", level=30, run_id=repr(run_id)[:80], step=repr(step)[:80])
+            return
+        run_step(hint, (task.request.headers or {}).get(DATABASE_HEADER))
+
+    @app.task(name=SWEEP)  # type: ignore[untyped-decorator]
+    def _sweep() -> None:
+        sweep()
+
+    app.steps["consumer"].add(_sweeper(app, sweep_s))
+
+
+def _valid_hint(run_id: Any, step: Any) -> Hint | None:
+    valid = isinstance(run_id, str) and 0 < len(run_id) <= MAX_RUN_ID_LENGTH and type(step) is int and step >= 0
+    return Hint(run_id, step) if valid else None
+
+
+def _sweeper(app: Celery, sweep_s: float) -> type[bootsteps.StartStopStep]:
+    """A timer in the worker's main process that asks one of its children for a sweep.
+
+    The main process itself must stay free of database connections, which its children would inherit.
+    """
+    queue = f"{app.conf.task_default_queue}.sweep"
+
+    class Sweeper(bootsteps.StartStopStep):  # type: ignore[misc]
+        requires = ("celery.worker.consumer.tasks:Tasks",)
+
+        def start(self, consumer: Any) -> None:
+            consumer.add_task_queue(queue)
+            # Workers that start together should not all ask at the same moment.
+            self.timer = consumer.timer.call_repeatedly(sweep_s * random.uniform(0.9, 1.1), self.ask, (consumer,))
+
+        def stop(self, consumer: Any) -> None:
+            self.timer.cancel()
+
+        def ask(self, consumer: Any) -> None:
+            if len(state.active_requests) >= consumer.pool.num_processes:
+                return  # Nobody here is free to do it, and the messages would pile up.
+            try:
+                app.send_task(SWEEP, queue=queue, expires=sweep_s, retry=False)
+            except OperationalError as exc:
+                log_event(log, "sweep not asked for, broker is away", level=30, error=str(exc))
+
+    return Sweeper
+
+
+class CeleryDispatcher:
+    """Sends hints as Celery tasks.
+
+    A broker that does not answer is left alone for a few seconds, so that no step waits for it twice.
+
+    Args:
+        database: Named in each message, for a worker to notice that it works on another one.
+        use_node_queues: Whether `Node.queue` counts; not so where one worker takes everything.
+    """
+
+    def __init__(self, app: Celery, *, database: str | None = None, use_node_queues: bool = True) -> None:
+        self._app = app
+        self._use_node_queues = use_node_queues
+        self._headers = {DATABASE_HEADER: database} if database else None
+        self._silent_until = 0.0
+
+    def send(self, hint: Hint) -> None:
+        if monotonic() < self._silent_until:
+            raise BrokerError(f"broker {self._shown()} did not answer a moment ago")
+        try:
+            self._app.send_task(
+                RUN_STEP,
+                args=(hint.run_id, hint.step),
+                queue=(self._use_node_queues and hint.queue) or self._app.conf.task_default_queue,
+                headers=self._headers,
+                retry=False,
+            )
+        except (OperationalError, OSError) as exc:
+            self._silent_until = monotonic() + BROKER_SILENCE_S
+            raise BrokerError(f"broker {self._shown()} failed: {exc}: {_START_HINT}") from exc
+
+    def _shown(self) -> str:
+        return mask_url(self._app.conf.broker_url)

@@ -1,0 +1,93 @@
+"""Cancel flags and wake-ups over Redis. Advisory: the ledger has the last word, and Redis may be gone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from time import monotonic
+from typing import Any, TypeVar
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from pocoflow.logging import get_logger, log_event
+from pocoflow.settings import mask_url
+
+log = get_logger("runner")
+
+T = TypeVar("T")
+
+PREFIX = "pocoflow:"
+DONE_CHANNEL = f"{PREFIX}done"
+TIMEOUT_S = 0.5
+SILENCE_S = 5.0
+FLAG_TTL_S = 24 * 3600
+
+
+class RedisFlags:
+    """Flags that every process sees at once, as long as Redis answers.
+
+    A Redis that does not answer costs one short timeout, and is then left alone for a few seconds.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        # By default redis-py tries for about a minute, and this must never hold up a step.
+        self._client: Any = redis.Redis.from_url(
+            url,
+            socket_timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._silent_until = 0.0
+        self._ended = threading.Condition()
+        self._listener: threading.Thread | None = None
+
+    def ask_cancel(self, run_id: str) -> None:
+        self._try(lambda: self._client.set(f"{PREFIX}cancel:{run_id}", 1, ex=FLAG_TTL_S))
+
+    def cancel_asked(self, run_id: str) -> bool | None:
+        return self._try(lambda: bool(self._client.exists(f"{PREFIX}cancel:{run_id}")))
+
+    def announce_end(self, run_id: str) -> None:
+        self._try(lambda: self._client.publish(DONE_CHANNEL, run_id))
+
+    def wait_for_end(self, run_ids: Iterable[str], timeout_s: float) -> None:
+        with self._ended:
+            if self._listener is None:
+                self._listener = threading.Thread(target=self._listen, name="pocoflow-wakeups", daemon=True)
+                self._listener.start()
+            self._ended.wait(timeout_s)
+
+    def complain(self, run_id: str, text: str) -> None:
+        """Leave a message for whoever waits for this run."""
+        self._try(lambda: self._client.set(f"{PREFIX}complaint:{run_id}", text, ex=FLAG_TTL_S))
+
+    def complaint(self, run_id: str) -> str | None:
+        """Return what a worker left for whoever waits for this run."""
+        text = self._try(lambda: self._client.get(f"{PREFIX}complaint:{run_id}"))
+        return text.decode() if isinstance(text, bytes) else None
+
+    def _try(self, command: Callable[[], T]) -> T | None:
+        if monotonic() < self._silent_until:
+            return None
+        try:
+            return command()
+        except redis.RedisError as exc:
+            self._silent_until = monotonic() + SILENCE_S
+            log_event(log, "Redis does not answer, going on without", level=30, url=mask_url(self._url), error=str(exc))
+            return None
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                with self._client.pubsub(ignore_subscribe_messages=True) as channel:
+                    channel.subscribe(DONE_CHANNEL)
+                    while True:
+                        if channel.get_message(timeout=60.0) is not None:
+                            with self._ended:
+                                self._ended.notify_all()
+            except redis.RedisError:
+                # Waiters poll the ledger anyway; try again when Redis may be back.
+                threading.Event().wait(SILENCE_S)

@@ -1,0 +1,193 @@
+"""One engine for each database and process, with the tables in place."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
+
+from pocoflow.db.schema import metadata, runs
+from pocoflow.errors import DatabaseError
+from pocoflow.settings import mask_url
+
+BUSY_TIMEOUT_S = 30.0
+_SETUP_LOCK = 0x706F636F
+_START_HINT = {
+    "postgresql": "start it (for example: docker compose up -d postgres) or set POCOFLOW_DATABASE_URL",
+    "sqlite": "check that its folder exists and can be written, or set POCOFLOW_DATABASE_URL",
+}
+
+_engines: dict[tuple[str, int], Engine] = {}
+_lock = threading.Lock()
+
+T = TypeVar("T")
+
+
+def database_url(database: str | Path) -> URL:
+    """Return the URL for a file path or a SQLAlchemy URL; a file's path is made absolute.
+
+    Raises:
+        DatabaseError: Neither SQLite nor Postgres, or not a URL at all.
+    """
+    name = str(database)
+    try:
+        url = make_url(name) if "://" in name else URL.create("sqlite", database=name)
+    except ArgumentError as exc:
+        raise DatabaseError(f"not a database URL: {mask_url(name)}: use sqlite:///FILE or postgresql://...") from exc
+    kind = url.get_backend_name()
+    if kind == "postgres" or url.drivername == "postgresql":
+        return url.set(drivername="postgresql+psycopg")
+    if kind == "sqlite":
+        if not url.database or url.database == ":memory:":
+            raise DatabaseError("an SQLite database in memory cannot be shared: name a file, or leave db_path out")
+        return url.set(database=os.path.abspath(url.database))
+    if url.drivername != "postgresql+psycopg":
+        raise DatabaseError(f"no support for {url.drivername!r}: use sqlite:///FILE or postgresql+psycopg://...")
+    return url
+
+
+def engine_for(url: URL) -> Engine:
+    """Return the engine of this process for a database, with its tables made on first use.
+
+    A forked child gets an engine of its own: a connection shared with the parent would mix up answers.
+
+    Raises:
+        DatabaseError: The database cannot be reached, or was made by another version.
+    """
+    key = (url.render_as_string(hide_password=False), os.getpid())
+    with _lock:
+        engine = _engines.get(key)
+        if engine is None:
+            engine = _open(url)
+            with translated(url):
+                _set_up(engine)
+            _engines[key] = engine
+        return engine
+
+
+def forget_inherited_engines() -> None:
+    """Drop the parent's engines after a fork, without closing the connections that the parent uses."""
+    for (_, pid), engine in list(_engines.items()):
+        if pid != os.getpid():
+            engine.dispose(close=False)
+
+
+@contextmanager
+def translated(url: URL) -> Iterator[None]:
+    """Turn the driver's errors into DatabaseError, with the URL but without its password."""
+    try:
+        yield
+    except SQLAlchemyError as exc:
+        reason = str(exc.orig) if isinstance(exc, DBAPIError) and exc.orig is not None else str(exc)
+        hint = _START_HINT[url.get_backend_name()] if is_disconnect(exc) else "see the cause above"
+        raise DatabaseError(f"database {url.render_as_string()} failed: {reason.strip()}: {hint}") from exc
+
+
+def is_disconnect(exc: BaseException) -> bool:
+    """Whether a statement failed for a reason that passes: no connection, a lock, a restart of the server."""
+    if not isinstance(exc, OperationalError | InterfaceError):
+        return False
+    if isinstance(exc.orig, sqlite3.Error):
+        return "locked" in str(exc.orig) or "busy" in str(exc.orig)
+    return True
+
+
+def _open(url: URL) -> Engine:
+    # AUTOCOMMIT: a verb is one statement, and a begin and a commit would be two more round trips.
+    options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT", "pool_reset_on_return": None}
+    try:
+        if url.get_backend_name() == "sqlite":
+            Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+            engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}, **options)
+            event.listen(engine, "connect", _prepare_sqlite)
+            return engine
+        keepalive = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+        return create_engine(
+            url, connect_args={"prepare_threshold": 1, "connect_timeout": 5, **keepalive}, pool_size=10, **options
+        )
+    except (NoSuchModuleError, ImportError) as exc:
+        raise DatabaseError(f"the driver for {url.drivername} is not installed: pip install 'pocoflow[postgres]'") from exc
+    except OSError as exc:
+        raise DatabaseError(f"database {url.render_as_string()} cannot be made: {exc}") from exc
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, record: Any) -> None:
+    connection.isolation_level = None
+    connection.execute("pragma journal_mode=wal")
+    connection.execute("pragma synchronous=normal")
+
+
+def _set_up(engine: Engine) -> None:
+    """Make the tables, once, also when several processes come first at the same time."""
+    with engine.connect() as connection:
+        if _tables_exist(connection):
+            return
+        with write_transaction(connection):
+            if engine.dialect.name == "postgresql":
+                connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _SETUP_LOCK})
+            if not _tables_exist(connection):
+                metadata.create_all(connection)
+
+
+def _tables_exist(connection: Connection) -> bool:
+    found = inspect(connection)
+    if not found.has_table(runs.name):
+        return False
+    columns = {column["name"] for column in found.get_columns(runs.name)}
+    missing = {column.name for column in runs.c} - columns
+    if missing:
+        raise DatabaseError(
+            f"database {connection.engine.url.render_as_string()} was made by another version of PocoFlow "
+            f"(pf_runs lacks {', '.join(sorted(missing))}): choose another database"
+        )
+    return found.has_table("pf_events")
+
+
+@contextmanager
+def write_transaction(connection: Connection) -> Iterator[None]:
+    """A transaction on an AUTOCOMMIT connection; in SQLite it takes the write lock at once.
+
+    A deferred SQLite transaction that turns from reading to writing fails at once when another process
+    has written meanwhile, whatever the busy timeout.
+    """
+    connection.exec_driver_sql("begin immediate" if connection.dialect.name == "sqlite" else "begin")
+    try:
+        yield
+    except BaseException:
+        connection.exec_driver_sql("rollback")
+        raise
+    connection.exec_driver_sql("commit")
+
+
+def with_retry(action: Callable[[], T], *, pauses: Iterator[float], sleep: Callable[[float], None]) -> tuple[T, bool]:
+    """Run a database action again while the connection is lost, after each of the pauses.
+
+    Returns:
+        What the action returned, and whether it had been tried before: its first try may have taken
+        effect although the answer was lost.
+    """
+    tried = False
+    while True:
+        try:
+            return action(), tried
+        except SQLAlchemyError as exc:
+            pause = next(pauses, None) if is_disconnect(exc) else None
+            if pause is None:
+                raise
+            tried = True
+            sleep(pause)

@@ -1,0 +1,221 @@
+"""The write side of the run history in a database.
+
+Each public verb is one transaction, safe to repeat: it happens whole or not at all.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain, repeat
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Row
+from sqlalchemy.engine import URL
+
+from pocoflow import codec
+from pocoflow.db import statements as sql
+from pocoflow.db.connect import engine_for, translated, with_retry
+from pocoflow.db.queries import Queries
+from pocoflow.engine.ports import EventRow, RunRow
+from pocoflow.engine.records import Claim, Failure, Hint, NewRun, Position, Started, Status, StepRecord
+from pocoflow.engine.timing import Timing
+from pocoflow.errors import InvalidTransitionError, RunNotFoundError
+from pocoflow.store import Store
+
+Params = dict[str, Any]
+T = TypeVar("T")
+
+QUICK_PAUSES_S = (0.1, 0.3)
+# A finished step waits this long for its database to come back: throwing the work away costs more.
+PATIENT_PAUSES_S = (*QUICK_PAUSES_S, 1.0, *repeat(2.0, 450))
+
+
+class SqlLedger(ABC):
+    """What both databases share; a subclass says how a verb becomes one transaction."""
+
+    def __init__(self, url: URL, timing: Timing, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.url = url
+        self._timing = timing
+        self._sleep = sleep
+        self._queries = Queries(self.connection)
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        with engine_for(self.url).connect() as connection:
+            yield connection
+
+    def encode(self, store: Store) -> str:
+        return codec.dumps(store.as_dict())
+
+    def start(self, run: NewRun) -> Started:
+        params = {
+            "p_run": run.run_id,
+            "p_flow": run.flow_name,
+            "p_hash": run.flow_hash,
+            "p_node": run.node,
+            "p_queue": run.queue,
+            "p_home": run.home,
+            "p_owner": run.owner,
+            "p_input": run.input,
+            "p_input_hash": run.input_hash,
+            "p_wait_s": self._timing.grace_s if run.owner is None else self._timing.lease_s,
+        }
+        created, status, input_hash, error_type = self._try(lambda: self._start(params))[0]
+        return Started(bool(created), Status(status), input_hash, error_type)
+
+    def claim(self, run_id: str, step: int, *, owner: str) -> Claim | None:
+        params = {"p_run": run_id, "p_step": step, "p_owner": owner, "p_wait_s": self._timing.lease_s}
+        row = self._try(lambda: self._claim(params))[0]
+        if row is None:
+            return None
+        position = Position(
+            row.run_id,
+            row.flow_name,
+            row.step,
+            row.node,
+            row.epoch,
+            row.owner,
+            row.attempt,
+            row.crashes,
+            row.unroutable_s,
+        )
+        return Claim(position, row.state)
+
+    def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:
+        held = [(position.run_id, position.epoch, position.owner) for position in positions]
+        params = {"p_held": held, "p_wait_s": self._timing.lease_s}
+        rows = self._try(lambda: self._all(sql.HEARTBEAT, params))[0]
+        return {row.run_id: row.want for row in rows}
+
+    def commit(self, position: Position, record: StepRecord) -> Status | None:
+        params = {
+            **_token(position),
+            "p_next": record.next_node,
+            "p_queue": record.next_queue,
+            "p_then": record.then.value,
+            "p_action": record.action,
+            "p_state": record.state,
+            "p_elapsed_s": record.elapsed_s,
+            "p_error_type": record.failure.error_type if record.failure else None,
+            "p_error_msg": record.failure.message if record.failure else None,
+            "p_wait_s": self._timing.lease_s if record.hold else self._timing.grace_s,
+        }
+        row, tried = self._try(lambda: self._change(sql.COMMIT, params), PATIENT_PAUSES_S)
+        if row is None and tried:
+            # The first try may have gone through with only its answer lost: the checkpoint tells.
+            return self._try(lambda: self._queries.status_if_committed(position), PATIENT_PAUSES_S)[0]
+        return None if row is None else Status(row.status)
+
+    def fail(
+        self, position: Position, failure: Failure, *, retry_in_s: float | None = None, hold: bool = False
+    ) -> Status | None:
+        again = Status.RUNNING if hold else Status.QUEUED
+        params = {
+            **_token(position),
+            "p_then": (Status.FAILED if retry_in_s is None else again).value,
+            "p_event": "node_error" if retry_in_s is None else "node_retry",
+            "p_error_type": failure.error_type,
+            "p_error_msg": failure.message,
+            "p_delay_s": retry_in_s or 0.0,
+            "p_wait_s": self._timing.lease_s if hold else 0.0,
+        }
+        row, _ = self._try(lambda: self._change(sql.FAIL, params), PATIENT_PAUSES_S)
+        return None if row is None else Status(row.status)
+
+    def release(self, position: Position, *, delay_s: float = 0.0, unroutable: bool = False) -> Status | None:
+        params = {
+            **_token(position),
+            "p_delay_s": delay_s,
+            "p_unroutable": unroutable,
+            "p_wait_s": self._timing.grace_s,
+        }
+        row, _ = self._try(lambda: self._change(sql.RELEASE, params))
+        return None if row is None else Status(row.status)
+
+    def interrupt(self, home: str) -> list[str]:
+        rows = self._try(lambda: self._interrupt({"p_home": home}))[0]
+        return [row.run_id for row in rows]
+
+    def cancel(self, run_id: str) -> Status:
+        row, _ = self._try(lambda: self._change(sql.CANCEL, {"p_run": run_id}))
+        return Status(row.status) if row is not None else Status(self._known(run_id)["status"])
+
+    def resume(self, run_id: str, *, home: str | None) -> Hint:
+        params = {"p_run": run_id, "p_home": home, "p_wait_s": self._timing.grace_s}
+        row, _ = self._try(lambda: self._change(sql.RESUME, params))
+        if row is None:
+            status = self._known(run_id)["status"]
+            raise InvalidTransitionError(
+                f"run {run_id!r} is {status}: only a paused or failed run can be resumed", run_id
+            )
+        return Hint(row.run_id, row.step, row.queue)
+
+    def sweep(self, *, home: str | None = None) -> list[Hint]:
+        params = {
+            "p_home": home,
+            "p_lease_s": self._timing.lease_s,
+            "p_grace_s": self._timing.grace_s,
+            "p_max_crashes": self._timing.max_crashes,
+        }
+        rows = self._try(lambda: self._sweep(params))[0]
+        return [Hint(row.run_id, row.step, row.queue) for row in rows if row.status == Status.QUEUED]
+
+    def get_run(self, run_id: str) -> RunRow | None:
+        return self._try(lambda: self._queries.get_run(run_id))[0]
+
+    def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
+        return self._try(lambda: self._queries.get_events(run_id, after=after))[0]
+
+    def get_state(self, run_id: str) -> str | None:
+        return self._try(lambda: self._queries.get_state(run_id))[0]
+
+    def _known(self, run_id: str) -> RunRow:
+        row = self.get_run(run_id)
+        if row is None:
+            raise RunNotFoundError(f"no run {run_id!r} in {self.url.render_as_string()}", run_id)
+        return row
+
+    def _try(self, action: Callable[[], T], pauses_s: Sequence[float] = QUICK_PAUSES_S) -> tuple[T, bool]:
+        with translated(self.url):
+            return with_retry(action, pauses=chain(pauses_s), sleep=self._sleep)
+
+    def _all(self, statement: Any, params: Params) -> Sequence[Row[Any]]:
+        with self.connection() as connection:
+            return connection.execute(statement, params).all()
+
+    def _one(self, statement: Any, params: Params) -> Row[Any] | None:
+        with self.connection() as connection:
+            return connection.execute(statement, params).one_or_none()
+
+    @abstractmethod
+    def _start(self, params: Params) -> Any:
+        """Returns (created, status, input_hash, error_type)."""
+
+    @abstractmethod
+    def _claim(self, params: Params) -> Row[Any] | None:
+        """Returns the claimed run with `state`, the store it goes on from."""
+
+    @abstractmethod
+    def _change(self, change: sql.Change, params: Params) -> Row[Any] | None:
+        """Returns the run after the update, or None when the guard did not hold."""
+
+    @abstractmethod
+    def _interrupt(self, params: Params) -> Sequence[Row[Any]]: ...
+
+    @abstractmethod
+    def _sweep(self, params: Params) -> Sequence[Row[Any]]: ...
+
+
+def _token(position: Position) -> Params:
+    return {
+        "p_run": position.run_id,
+        "p_step": position.step,
+        "p_epoch": position.epoch,
+        "p_owner": position.owner,
+        "p_node": position.node,
+        "p_attempt": position.attempt,
+        "p_worker": position.owner.rpartition(":")[0],
+    }

@@ -1,0 +1,85 @@
+"""The ledger in Postgres: every verb is one statement, one round trip, one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Executable, Row, and_, false, func, literal, select, true
+from sqlalchemy.dialects.postgresql import insert
+
+from pocoflow.db import statements as sql
+from pocoflow.db.ledger import Params, SqlLedger
+from pocoflow.db.schema import checkpoints, runs
+
+_SWEEP_LOCK = 774411
+# No wait for the disk where losing the write costs nothing: after a crash of the database the step is
+# claimed anew, and the first owner's token no longer fits.
+_ASYNC = func.set_config("synchronous_commit", "off", True).label("async_commit")
+
+
+class PostgresLedger(SqlLedger):
+    """See `Ledger`. Data-modifying CTEs keep a run and its history in one statement."""
+
+    def _start(self, params: Params) -> Any:
+        while True:
+            row = self._one(_start_statement(), params)
+            # None: another process inserts the same run_id just now; its row is there in a moment.
+            if row is not None:
+                return row
+
+    def _claim(self, params: Params) -> Row[Any] | None:
+        return self._one(_claim_statement(), params)
+
+    def _change(self, change: sql.Change, params: Params) -> Row[Any] | None:
+        return self._one(_change_statement(change), params)
+
+    def _interrupt(self, params: Params) -> Sequence[Row[Any]]:
+        return self._all(_interrupt_statement(), params)
+
+    def _sweep(self, params: Params) -> Sequence[Row[Any]]:
+        return self._all(_sweep_statement(), params)
+
+
+@cache
+def _start_statement() -> Executable:
+    new = insert(runs).values(**sql.new_run()).on_conflict_do_nothing().returning(runs).cte("u")
+    known = runs.c
+    before = select(false(), known.status, known.input_hash, known.error_type).where(
+        known.run_id == sql.P_RUN, ~select(new.c.run_id).exists()
+    )
+    history = sql.start_history(new).cte("h")
+    return select(true(), new.c.status, new.c.input_hash, new.c.error_type).union_all(before).add_cte(history)
+
+
+@cache
+def _claim_statement() -> Executable:
+    claimed = sql.CLAIM.returning(_ASYNC).cte("u")
+    last = and_(checkpoints.c.run_id == claimed.c.run_id, checkpoints.c.step == claimed.c.step - 1)
+    state = func.coalesce(checkpoints.c.store_json, claimed.c.input).label("state")
+    return select(claimed, state).select_from(claimed.outerjoin(checkpoints, last))
+
+
+@cache
+def _change_statement(change: sql.Change) -> Executable:
+    after = change.update.cte("u")
+    history = [rows.cte(f"h{index}") for index, rows in enumerate(change.history(after))]
+    return select(after).add_cte(*history)
+
+
+@cache
+def _interrupt_statement() -> Executable:
+    after = sql.interrupt().cte("u")
+    history = [rows.cte(f"h{index}") for index, rows in enumerate(sql.interrupt_history(after))]
+    return select(after).add_cte(*history)
+
+
+@cache
+def _sweep_statement() -> Executable:
+    # One sweep at a time; the others go home at once instead of waiting.
+    lock = select(func.pg_try_advisory_xact_lock(literal(_SWEEP_LOCK)).label("ok")).cte("g")
+    due = sql.due().where(select(lock.c.ok).scalar_subquery()).with_for_update(skip_locked=True, of=runs).cte("d")
+    after = sql.wake(runs.c.run_id.in_(select(due.c.run_id))).cte("u")
+    both = select(due, after.c.status, after.c.error_msg).join(after, after.c.run_id == due.c.run_id).cte("b")
+    return select(after).add_cte(sql.sweep_history(both).cte("h"))

@@ -1,0 +1,90 @@
+"""The read side of the run history. Rows are plain dicts, times ISO 8601 texts in UTC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from sqlalchemy import Connection, Row, Select, bindparam, func, select
+from sqlalchemy.sql.elements import KeyedColumnElement
+
+from pocoflow.db.schema import checkpoints, events, runs
+from pocoflow.engine.ports import EventRow, RunRow
+from pocoflow.engine.records import Position, Status
+
+r = runs.c
+_RUN_COLUMNS: tuple[KeyedColumnElement[Any], ...] = tuple(runs.c[key] for key in runs.c.keys() if key != "input")
+_BY_RUN = bindparam("run")
+
+
+class Queries:
+    """Short reads, each on a connection that it gives back at once."""
+
+    def __init__(self, connection: Callable[[], AbstractContextManager[Connection]]) -> None:
+        self._connection = connection
+
+    def get_run(self, run_id: str) -> RunRow | None:
+        rows = self._rows(_RUN, run=run_id)
+        return cast(RunRow, rows[0]) if rows else None
+
+    def list_runs(self, limit: int) -> list[RunRow]:
+        return cast(list[RunRow], self._rows(_RUNS, limit=limit))
+
+    def get_checkpoints(self, run_id: str) -> list[dict[str, Any]]:
+        return self._rows(_CHECKPOINTS, run=run_id)
+
+    def get_checkpoint(self, run_id: str, step: int) -> str | None:
+        return self._scalar(_CHECKPOINT, run=run_id, step=step)
+
+    def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
+        return cast(list[EventRow], self._rows(_EVENTS, run=run_id, after=after))
+
+    def get_state(self, run_id: str) -> str | None:
+        return self._scalar(_STATE, run=run_id)
+
+    def status_if_committed(self, position: Position) -> Status | None:
+        """The run's status if this very claim has written the step's checkpoint, else None."""
+        status = self._scalar(_COMMITTED, run=position.run_id, step=position.step, epoch=position.epoch)
+        return None if status is None else Status(status)
+
+    def _rows(self, statement: Select[Any], **params: Any) -> list[dict[str, Any]]:
+        with self._connection() as connection:
+            return [_plain(row) for row in connection.execute(statement, params)]
+
+    def _scalar(self, statement: Select[Any], **params: Any) -> Any:
+        with self._connection() as connection:
+            return connection.execute(statement, params).scalar()
+
+
+def _plain(row: Row[Any]) -> dict[str, Any]:
+    values: Mapping[str, Any] = row._mapping
+    return {name: _iso(value) if isinstance(value, datetime) else value for name, value in values.items()}
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")
+
+
+# Columns come back under the names that they have in the database, not under their short keys.
+_named = [column.label(column.name) for column in _RUN_COLUMNS]
+_RUN = select(*_named).where(r.run_id == _BY_RUN)
+_RUNS = select(*_named).order_by(r.created_at.desc(), r.run_id).limit(bindparam("limit"))
+_CHECKPOINTS = select(checkpoints).where(checkpoints.c.run_id == _BY_RUN).order_by(checkpoints.c.step)
+_CHECKPOINT = select(checkpoints.c.store_json).where(
+    checkpoints.c.run_id == _BY_RUN, checkpoints.c.step == bindparam("step")
+)
+_EVENTS = (
+    select(events).where(events.c.run_id == _BY_RUN, events.c.id > bindparam("after")).order_by(events.c.id)
+)
+_STATE = (
+    select(func.coalesce(checkpoints.c.store_json, r.input))
+    .select_from(runs.outerjoin(checkpoints, (checkpoints.c.run_id == r.run_id) & (checkpoints.c.step == r.step - 1)))
+    .where(r.run_id == _BY_RUN)
+)
+_COMMITTED = (
+    select(r.status)
+    .join(checkpoints, checkpoints.c.run_id == r.run_id)
+    .where(r.run_id == _BY_RUN, checkpoints.c.step == bindparam("step"), checkpoints.c.epoch == bindparam("epoch"))
+)

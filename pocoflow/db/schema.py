@@ -1,0 +1,144 @@
+"""The three tables. Columns that PocoFlow 0.2 had keep their names.
+
+Moments for a human to read are timestamps (ISO 8601 text in SQLite). Moments that the protocol counts
+with (`due_at`, `wake_at`, `unroutable_at`) are seconds since 1970 by the clock of the database, so that
+the same arithmetic works in both databases.
+
+No foreign keys: the rows of a step are written by the one statement that moves its run, so none can
+point nowhere, and the check would cost each step a look-up per row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Double,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+from pocoflow.engine.records import Status
+
+metadata = MetaData()
+
+_Timestamp = DateTime(timezone=True).with_variant(String(32), "sqlite")
+_Serial = BigInteger().with_variant(Integer, "sqlite")
+_STATUSES = ", ".join(f"'{status.value}'" for status in Status)
+
+runs = Table(
+    "pf_runs",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("flow_name", Text, nullable=False),
+    Column("flow_hash", Text),
+    Column("status", Text, CheckConstraint(f"status in ({_STATUSES})"), nullable=False),
+    Column("want", Text, CheckConstraint("want in ('cancel')")),
+    Column("total_steps", Integer, key="step", nullable=False, default=0),
+    Column("current_node", Text, key="node"),
+    Column("queue", Text),
+    Column("home", Text),
+    Column("epoch", BigInteger, nullable=False, default=0),
+    Column("owner", Text),
+    Column("attempt", Integer, nullable=False, default=0),
+    Column("crashes", Integer, nullable=False, default=0),
+    Column("dispatches", Integer, nullable=False, default=0),
+    Column("due_at", Double, nullable=False, default=0.0),
+    Column("wake_at", Double),
+    Column("unroutable_at", Double),
+    Column("input", Text),
+    Column("input_hash", Text),
+    Column("error_type", Text),
+    Column("error_msg", Text),
+    Column("created_at", _Timestamp, nullable=False),
+    Column("started_at", _Timestamp),
+    Column("completed_at", _Timestamp),
+    postgresql_with={"fillfactor": 70, "autovacuum_vacuum_scale_factor": 0.01},
+)
+Index(
+    "pf_runs_wake",
+    runs.c.wake_at,
+    postgresql_where=runs.c.wake_at.is_not(None),
+    sqlite_where=runs.c.wake_at.is_not(None),
+)
+Index("pf_runs_created", runs.c.created_at)
+
+checkpoints = Table(
+    "pf_checkpoints",
+    metadata,
+    Column("id", _Serial, primary_key=True, autoincrement=True),
+    Column("run_id", Text, nullable=False),
+    Column("step", Integer, nullable=False),
+    Column("node_name", Text, nullable=False),
+    Column("action", Text),
+    Column("store_json", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False, default=0),
+    Column("created_at", _Timestamp, nullable=False),
+    UniqueConstraint("run_id", "step"),
+)
+
+events = Table(
+    "pf_events",
+    metadata,
+    Column("id", _Serial, primary_key=True, autoincrement=True),
+    Column("run_id", Text, nullable=False),
+    Column("step", Integer),
+    Column("attempt", Integer),
+    Column("node_name", Text),
+    Column("event", Text, nullable=False),
+    Column("action", Text),
+    Column("elapsed_ms", Double),
+    Column("error_msg", Text),
+    Column("worker", Text),
+    Column("ts", _Timestamp, nullable=False),
+)
+Index("pf_events_run", events.c.run_id, events.c.id)
+
+
+class Now(FunctionElement[float]):
+    """Seconds since 1970 by the clock of the database; the only clock the protocol reads."""
+
+    type = Double()
+    inherit_cache = True
+
+
+class Timestamp(FunctionElement[Any]):
+    """The same moment for a human, `ago_s` seconds back."""
+
+    type = _Timestamp
+    inherit_cache = True
+    name = "pf_timestamp"
+
+
+# statement_timestamp() and not clock_timestamp(): being stable it can be looked up in the index on wake_at.
+@compiles(Now, "postgresql")
+def _now_postgresql(element: Now, compiler: Any, **kw: Any) -> str:
+    return "extract(epoch from statement_timestamp())::float8"
+
+
+@compiles(Now, "sqlite")
+def _now_sqlite(element: Now, compiler: Any, **kw: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(Timestamp, "postgresql")
+def _timestamp_postgresql(element: Timestamp, compiler: Any, **kw: Any) -> str:
+    ago = compiler.process(element.clauses, **kw)
+    return f"(statement_timestamp() - make_interval(secs => {ago}))"
+
+
+@compiles(Timestamp, "sqlite")
+def _timestamp_sqlite(element: Timestamp, compiler: Any, **kw: Any) -> str:
+    ago = compiler.process(element.clauses, **kw)
+    return f"strftime('%Y-%m-%dT%H:%M:%f+00:00', julianday('now') - {ago} / 86400.0)"

@@ -1,0 +1,441 @@
+"""The verbs of the step protocol as SQLAlchemy Core expressions, the same for both databases.
+
+A `Change` is a guarded update of one run's row, and the history rows that go with it. How the two become
+one transaction is the ledger's business: one statement in Postgres, a short transaction in SQLite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    Double,
+    FromClause,
+    Insert,
+    Integer,
+    Select,
+    Text,
+    Update,
+    and_,
+    bindparam,
+    case,
+    cast,
+    func,
+    insert,
+    literal,
+    literal_column,
+    null,
+    or_,
+    select,
+    tuple_,
+    union_all,
+    update,
+)
+
+from pocoflow.db.schema import Now, Timestamp, checkpoints, events, runs
+from pocoflow.engine.records import ENDED, INTERRUPTED, POISON, Status
+from pocoflow.engine.timing import MAX_BACKOFF_DOUBLINGS, MAX_BACKOFF_S
+from pocoflow.engine.wording import INTERRUPTED_TEXT, POISON_TEXT
+
+SWEEP_LIMIT = 500
+
+
+def text_(name: str) -> Any:
+    return bindparam(name, type_=Text)
+
+
+def integer(name: str) -> Any:
+    return bindparam(name, type_=Integer)
+
+
+def seconds(name: str) -> Any:
+    return bindparam(name, type_=Double)
+
+
+def flag(name: str) -> Any:
+    return bindparam(name, type_=Boolean)
+
+
+r = runs.c
+NOW: Any = Now()
+STAMP: Any = Timestamp(literal_column("0.0"))
+P_RUN = text_("p_run")
+ENDED_VALUES = tuple(status.value for status in ENDED)
+LIVE = (Status.QUEUED.value, Status.RUNNING.value)
+
+History = Callable[[FromClause], Sequence[Insert]]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One verb. `history` builds its rows from the run as it is after the update."""
+
+    update: Update
+    history: History
+
+
+def _nothing(source: FromClause) -> Sequence[Insert]:
+    return ()
+
+
+def event(source: FromClause, name: str, **values: Any) -> Select[Any]:
+    """One row for the event log, for each row of `source`."""
+    given = {"run_id": source.c.run_id, "step": source.c.step, "event": literal(name, Text), "ts": STAMP, **values}
+    columns = [column for column in events.c if column.name != "id"]
+    return select(*(given.get(column.name, cast(null(), column.type)).label(column.name) for column in columns))
+
+
+def log(*rows: Select[Any]) -> Insert:
+    columns = [column.name for column in events.c if column.name != "id"]
+    return insert(events).from_select(columns, rows[0] if len(rows) == 1 else union_all(*rows))
+
+
+def end_event(source: FromClause) -> Select[Any]:
+    return event(source, "flow_end", action=source.c.status).where(source.c.status.in_(ENDED_VALUES))
+
+
+# The token: only the owner of this very claim may go on. A lease that ran out but that nobody took
+# (status "queued" again, same epoch and owner) still counts, so a long outage throws no work away.
+_held = and_(
+    r.run_id == P_RUN,
+    r.step == integer("p_step"),
+    r.epoch == bindparam("p_epoch", type_=BigInteger),
+    r.owner == text_("p_owner"),
+    r.status.in_(LIVE),
+)
+_cancel = r.want == "cancel"
+_after = (r.run_id, r.status, r.step)
+
+
+def _commit_history(source: FromClause) -> Sequence[Insert]:
+    checkpoint = select(
+        source.c.run_id,
+        integer("p_step"),
+        text_("p_node"),
+        text_("p_action"),
+        text_("p_state"),
+        bindparam("p_epoch", type_=BigInteger),
+        STAMP,
+    )
+    step = {"step": integer("p_step"), "node_name": text_("p_node"), "attempt": integer("p_attempt")}
+    step["worker"] = text_("p_worker")
+    elapsed_ms = seconds("p_elapsed_s") * 1000.0
+    return (
+        insert(checkpoints).from_select(
+            ["run_id", "step", "node_name", "action", "store_json", "epoch", "created_at"], checkpoint
+        ),
+        log(
+            event(source, "node_start", **{**step, "ts": Timestamp(seconds("p_elapsed_s"))}),
+            event(source, "node_end", **step, action=text_("p_action"), elapsed_ms=elapsed_ms),
+            end_event(source),
+        ),
+    )
+
+
+def _commit() -> Change:
+    then = text_("p_then")
+    ends = then.in_(ENDED_VALUES)
+    cancelled = and_(~ends, _cancel)
+    holds = then == Status.RUNNING.value
+    stmt = (
+        update(runs)
+        .where(_held)
+        .values(
+            step=r.step + 1,
+            node=func.coalesce(text_("p_next"), r.node),
+            queue=text_("p_queue"),
+            status=case((cancelled, Status.CANCELLED.value), else_=then),
+            owner=case((and_(holds, r.want.is_(None)), r.owner)),
+            attempt=case((holds, 1), else_=0),
+            crashes=0,
+            dispatches=1,
+            want=null(),
+            due_at=NOW,
+            wake_at=case((or_(ends, _cancel), null()), else_=NOW + seconds("p_wait_s")),
+            unroutable_at=null(),
+            error_type=text_("p_error_type"),
+            error_msg=text_("p_error_msg"),
+            completed_at=case((or_(ends, _cancel), STAMP)),
+        )
+        .returning(*_after)
+    )
+    return Change(stmt, _commit_history)
+
+
+def _fail_history(source: FromClause) -> Sequence[Insert]:
+    failed = event(
+        source,
+        "",
+        event=text_("p_event"),
+        node_name=text_("p_node"),
+        attempt=integer("p_attempt"),
+        error_msg=text_("p_error_msg"),
+        worker=text_("p_worker"),
+    )
+    return (log(failed, end_event(source)),)
+
+
+def _fail() -> Change:
+    then, delay = text_("p_then"), seconds("p_delay_s")
+    failed = then == Status.FAILED.value
+    ends = or_(failed, _cancel)
+    holds = and_(then == Status.RUNNING.value, r.want.is_(None))
+    stmt = (
+        update(runs)
+        .where(_held)
+        .values(
+            status=case((and_(~failed, _cancel), Status.CANCELLED.value), else_=then),
+            owner=case((holds, r.owner)),
+            want=null(),
+            attempt=r.attempt + case((holds, 1), else_=0),
+            dispatches=0,
+            error_type=text_("p_error_type"),
+            error_msg=text_("p_error_msg"),
+            due_at=NOW + delay,
+            wake_at=case((ends, null()), else_=NOW + delay + seconds("p_wait_s")),
+            completed_at=case((ends, STAMP)),
+        )
+        .returning(*_after)
+    )
+    return Change(stmt, _fail_history)
+
+
+def _only_end(source: FromClause) -> Sequence[Insert]:
+    return (log(end_event(source)),)
+
+
+def _release() -> Change:
+    delay = seconds("p_delay_s")
+    stmt = (
+        update(runs)
+        .where(_held, r.status == Status.RUNNING.value)
+        .values(
+            status=case((_cancel, Status.CANCELLED.value), else_=Status.QUEUED.value),
+            owner=null(),
+            want=null(),
+            attempt=r.attempt - 1,
+            due_at=NOW + delay,
+            wake_at=case((_cancel, null()), (delay > 0.0, NOW + delay), else_=NOW + seconds("p_wait_s")),
+            unroutable_at=case((flag("p_unroutable"), func.coalesce(r.unroutable_at, NOW)), else_=r.unroutable_at),
+            completed_at=case((_cancel, STAMP)),
+        )
+        .returning(*_after)
+    )
+    return Change(stmt, _only_end)
+
+
+def _cancel_verb() -> Change:
+    running = r.status == Status.RUNNING.value
+    stmt = (
+        update(runs)
+        .where(r.run_id == P_RUN, r.status.in_((*LIVE, Status.PAUSED.value)))
+        .values(
+            status=case((running, r.status), else_=Status.CANCELLED.value),
+            want=case((running, "cancel")),
+            epoch=r.epoch + case((running, 0), else_=1),
+            wake_at=case((running, r.wake_at)),
+            completed_at=case((running, r.completed_at), else_=STAMP),
+        )
+        .returning(*_after)
+    )
+    return Change(stmt, _only_end)
+
+
+def _resume() -> Change:
+    stmt = (
+        update(runs)
+        .where(r.run_id == P_RUN, r.status.in_((Status.PAUSED.value, Status.FAILED.value)))
+        .values(
+            status=Status.QUEUED.value,
+            home=text_("p_home"),
+            epoch=r.epoch + 1,
+            owner=null(),
+            want=null(),
+            attempt=0,
+            crashes=0,
+            dispatches=1,
+            error_type=null(),
+            error_msg=null(),
+            completed_at=null(),
+            unroutable_at=null(),
+            due_at=NOW,
+            wake_at=NOW + seconds("p_wait_s"),
+        )
+        .returning(*_after, r.queue)
+    )
+    return Change(stmt, lambda source: (log(event(source, "run_resumed")),))
+
+
+CLAIM = (
+    update(runs)
+    .where(r.run_id == P_RUN, r.step == integer("p_step"), r.status == Status.QUEUED.value, r.due_at <= NOW)
+    .values(
+        status=Status.RUNNING.value,
+        owner=text_("p_owner"),
+        epoch=r.epoch + 1,
+        attempt=r.attempt + 1,
+        wake_at=NOW + seconds("p_wait_s"),
+        started_at=func.coalesce(r.started_at, STAMP),
+    )
+    .returning(
+        r.run_id,
+        r.flow_name,
+        r.step,
+        r.node,
+        r.epoch,
+        r.owner,
+        r.attempt,
+        r.crashes,
+        (NOW - r.unroutable_at).label("unroutable_s"),
+        r.input,
+    )
+)
+HEARTBEAT = (
+    update(runs)
+    .where(
+        tuple_(r.run_id, r.epoch, r.owner).in_(bindparam("p_held", expanding=True)),
+        r.status == Status.RUNNING.value,
+    )
+    .values(wake_at=NOW + seconds("p_wait_s"))
+    .returning(r.run_id, r.want)
+)
+COMMIT = _commit()
+FAIL = _fail()
+RELEASE = _release()
+CANCEL = _cancel_verb()
+RESUME = _resume()
+
+
+def new_run() -> dict[str, Any]:
+    """The row of a run that begins; `p_owner` null makes it wait for a worker."""
+    held = text_("p_owner").is_not(None)
+    return {
+        "run_id": P_RUN,
+        "flow_name": text_("p_flow"),
+        "flow_hash": text_("p_hash"),
+        "status": case((held, Status.RUNNING.value), else_=Status.QUEUED.value),
+        "step": 0,
+        "node": text_("p_node"),
+        "queue": text_("p_queue"),
+        "home": text_("p_home"),
+        "owner": text_("p_owner"),
+        "epoch": case((held, 1), else_=0),
+        "attempt": case((held, 1), else_=0),
+        "crashes": 0,
+        "dispatches": 1,
+        "due_at": NOW,
+        "wake_at": NOW + seconds("p_wait_s"),
+        "input": text_("p_input"),
+        "input_hash": text_("p_input_hash"),
+        "created_at": STAMP,
+        "started_at": case((held, STAMP)),
+    }
+
+
+def start_history(source: FromClause) -> Insert:
+    return log(event(source, "flow_start", step=cast(null(), Integer), node_name=text_("p_node")))
+
+
+def _filled(template: str, **columns: ColumnElement[Any]) -> ColumnElement[str]:
+    filled: Any = literal(template, Text)
+    for name, column in columns.items():
+        filled = func.replace(filled, f"{{{name}}}", cast(column, Text))
+    return filled
+
+
+def due() -> Select[Any]:
+    """The overdue rows of one home, or of all workers, and long overdue rows of any home that has gone."""
+    long_ago = r.wake_at < NOW - seconds("p_lease_s")
+    return (
+        select(r.run_id, r.step.label("step"), r.node.label("node"), r.status.label("was"), r.owner, r.attempt)
+        .where(r.wake_at < NOW, or_(_at_home(), and_(r.home.is_not(None), long_ago)))
+        .order_by(r.wake_at)
+        .limit(SWEEP_LIMIT)
+    )
+
+
+def _at_home() -> ColumnElement[bool]:
+    return r.home.is_not_distinct_from(text_("p_home"))
+
+
+def wake(which: ColumnElement[bool]) -> Update:
+    """What a sweep does to them: send again, take back, or end."""
+    lost = r.status == Status.RUNNING.value
+    cancelled = and_(lost, r.want.is_not(None))
+    orphaned = ~_at_home()
+    poison = and_(lost, r.crashes >= integer("p_max_crashes"))
+    stops = or_(cancelled, orphaned, poison)
+    doublings = case((r.dispatches < MAX_BACKOFF_DOUBLINGS, r.dispatches), else_=MAX_BACKOFF_DOUBLINGS)
+    backoff = seconds("p_grace_s") * literal(1, Integer).bitwise_lshift(doublings)
+    poison_msg = _filled(POISON_TEXT, node=r.node, crashes=r.crashes + 1, step=r.step)
+    return (
+        update(runs)
+        .where(which)
+        .values(
+            status=case(
+                (cancelled, Status.CANCELLED.value),
+                (orphaned, Status.PAUSED.value),
+                (poison, Status.FAILED.value),
+                else_=Status.QUEUED.value,
+            ),
+            want=null(),
+            crashes=r.crashes + case((lost, 1), else_=0),
+            epoch=r.epoch + case((stops, 1), else_=0),
+            due_at=case((lost, NOW), else_=r.due_at),
+            wake_at=case((stops, null()), else_=NOW + case((backoff < MAX_BACKOFF_S, backoff), else_=MAX_BACKOFF_S)),
+            dispatches=r.dispatches + 1,
+            error_type=case((cancelled, r.error_type), (orphaned, INTERRUPTED), (poison, POISON), else_=r.error_type),
+            error_msg=case(
+                (cancelled, r.error_msg),
+                (orphaned, _filled(INTERRUPTED_TEXT, run_id=r.run_id)),
+                (poison, poison_msg),
+                else_=r.error_msg,
+            ),
+            completed_at=case((and_(stops, or_(cancelled, ~orphaned)), STAMP)),
+        )
+        .returning(r.run_id, r.step, r.status, r.queue, r.error_msg)
+    )
+
+
+def sweep_history(source: FromClause) -> Insert:
+    """What a sweep writes; `source` is a row of `due` with the new status and error."""
+    s = source.c
+    step = {"node_name": s.node, "attempt": s.attempt, "worker": worker_of(s.owner)}
+    lost = event(source, "step_lost", **step).where(s.was == Status.RUNNING.value)
+    poisoned = event(source, "node_error", **step, error_msg=s.error_msg).where(s.status == Status.FAILED.value)
+    paused = event(source, "run_interrupted", error_msg=s.error_msg).where(s.status == Status.PAUSED.value)
+    return log(lost, poisoned, paused, end_event(source))
+
+
+def worker_of(owner: ColumnElement[str]) -> ColumnElement[str]:
+    """The process that an owner token names: all but the last 33 characters, ":" and 32 hex digits."""
+    return func.substr(owner, 1, func.length(owner) - 33)
+
+
+def interrupt() -> Update:
+    """Pause what lives in a home that is about to go."""
+    return (
+        update(runs)
+        .where(r.home == text_("p_home"), r.status.in_(LIVE))
+        .values(
+            status=case((_cancel, Status.CANCELLED.value), else_=Status.PAUSED.value),
+            epoch=r.epoch + 1,
+            owner=null(),
+            want=null(),
+            wake_at=null(),
+            error_type=INTERRUPTED,
+            error_msg=_filled(INTERRUPTED_TEXT, run_id=r.run_id),
+            completed_at=case((_cancel, STAMP)),
+        )
+        .returning(r.run_id, r.step.label("step"), r.status, r.error_msg)
+    )
+
+
+def interrupt_history(source: FromClause) -> Sequence[Insert]:
+    paused = event(source, "run_interrupted", error_msg=source.c.error_msg)
+    return (log(paused.where(source.c.status == Status.PAUSED.value), end_event(source)),)

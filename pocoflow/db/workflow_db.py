@@ -1,0 +1,143 @@
+"""WorkflowDB: the run history behind the names that PocoFlow 0.2 gave it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, insert, update
+
+from pocoflow import codec
+from pocoflow.db.connect import database_url, engine_for, translated, write_transaction
+from pocoflow.db.queries import Queries
+from pocoflow.db.schema import checkpoints, events, runs
+from pocoflow.db.statements import STAMP
+from pocoflow.engine.ports import EventRow, RunRow
+from pocoflow.engine.records import Status
+from pocoflow.errors import CheckpointNotFoundError, DatabaseError, RunNotFoundError
+from pocoflow.settings import mask_url
+from pocoflow.store import Store
+
+_UPDATABLE = {"status", "completed_at", "total_steps", "current_node", "error_msg"}
+_EVENT_FIELDS = {"step", "node_name", "action", "elapsed_ms", "error_msg", "attempt", "worker"}
+
+
+class WorkflowDB:
+    """Read the history of runs; write one by hand.
+
+    Flows write their own history. The writing methods are for a program that keeps runs of its own
+    beside them: such a run is never picked up by a worker.
+
+    Args:
+        db_path: An SQLite file, made with its folder when missing, or a SQLAlchemy URL (SQLite or Postgres).
+
+    Raises:
+        DatabaseError: The database cannot be reached.
+    """
+
+    def __init__(self, db_path: str | Path) -> None:
+        self._url = database_url(db_path)
+        engine_for(self._url)
+        self._queries = Queries(self._connection)
+
+    @property
+    def db_path(self) -> str:
+        """The file, or the URL without its password."""
+        if self._url.get_backend_name() == "sqlite":
+            return str(self._url.database)
+        return mask_url(self._url.render_as_string())
+
+    def create_run(self, run_id: str, flow_name: str = "") -> None:
+        """Write a run as running; a run that is there already stays as it is."""
+        if self.get_run(run_id) is not None:
+            return
+        row = {"run_id": run_id, "flow_name": flow_name, "status": Status.RUNNING.value}
+        with self._writing() as connection:
+            connection.execute(insert(runs).values(**row, created_at=STAMP, started_at=STAMP))
+
+    def update_run(self, run_id: str, **fields: Any) -> None:
+        """Set fields of a run: status, completed_at, total_steps, current_node, error_msg.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+            DatabaseError: A field cannot be set, or the status is none.
+        """
+        unknown = sorted(set(fields) - _UPDATABLE)
+        if unknown:
+            raise DatabaseError(f"cannot set {', '.join(unknown)} of a run: choose from {', '.join(sorted(_UPDATABLE))}")
+        columns = {column.name: column for column in runs.c}
+        with self._writing() as connection:
+            known = self.get_run(run_id)
+            if known is None:
+                raise RunNotFoundError(f"no run {run_id!r} in {self.db_path}", run_id)
+            if fields:
+                values = {columns[name]: value for name, value in fields.items()}
+                connection.execute(update(runs).where(runs.c.run_id == run_id).values(values))
+
+    def get_run(self, run_id: str) -> RunRow | None:
+        """Return the run, or None."""
+        with translated(self._url):
+            return self._queries.get_run(run_id)
+
+    def list_runs(self, limit: int = 100) -> list[RunRow]:
+        """Return the newest runs, newest first."""
+        with translated(self._url):
+            return self._queries.list_runs(limit)
+
+    def save_checkpoint(self, run_id: str, step: int, node_name: str, store: Store) -> None:
+        """Write the store after a step. A checkpoint is never overwritten.
+
+        Raises:
+            StoreSerializationError: The store holds something that cannot be saved exactly.
+            DatabaseError: There is a checkpoint of this step already.
+        """
+        row = {"run_id": run_id, "step": step, "node_name": node_name, "store_json": codec.dumps(store.as_dict())}
+        with self._writing() as connection:
+            connection.execute(insert(checkpoints).values(**row, created_at=STAMP))
+
+    def get_checkpoints(self, run_id: str) -> list[dict[str, Any]]:
+        """Return the checkpoints of a run by step."""
+        with translated(self._url):
+            return self._queries.get_checkpoints(run_id)
+
+    def load_checkpoint(self, run_id: str, step: int) -> Store:
+        """Return the store as it was after a step.
+
+        Raises:
+            CheckpointNotFoundError: There is none; it is a KeyError.
+        """
+        with translated(self._url):
+            text = self._queries.get_checkpoint(run_id, step)
+        if text is None:
+            raise CheckpointNotFoundError(f"run {run_id!r} has no checkpoint of step {step}", run_id)
+        return Store(codec.loads(text), name=f"{run_id}@step{step}")
+
+    def save_event(self, run_id: str, event: str, **fields: Any) -> None:
+        """Append to the event log: step, node_name, action, elapsed_ms, error_msg, attempt, worker, ts.
+
+        Raises:
+            DatabaseError: A field is none of these.
+        """
+        ts = fields.pop("ts", STAMP)
+        unknown = sorted(set(fields) - _EVENT_FIELDS)
+        if unknown:
+            raise DatabaseError(f"an event has no {', '.join(unknown)}: choose from {', '.join(sorted(_EVENT_FIELDS))}")
+        with self._writing() as connection:
+            connection.execute(insert(events).values(run_id=run_id, event=event, ts=ts, **fields))
+
+    def get_events(self, run_id: str) -> list[EventRow]:
+        """Return the events of a run, oldest first."""
+        with translated(self._url):
+            return self._queries.get_events(run_id)
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        with engine_for(self._url).connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with translated(self._url), self._connection() as connection, write_transaction(connection):
+            yield connection

@@ -1,0 +1,186 @@
+"""A Celery worker inside this process, for when no broker is configured.
+
+The same tasks, claims and checkpoints as on a cluster, with a queue in memory and threads for children.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import queue
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+from uuid import uuid4
+
+from celery import Celery
+from celery.concurrency.base import apply_target
+from celery.concurrency.thread import TaskPool
+from celery.worker import WorkController
+from kombu.transport import TRANSPORT_ALIASES, memory
+
+from pocoflow.broker import CeleryDispatcher, make_app, register_tasks
+from pocoflow.engine.deliver import deliver
+from pocoflow.engine.graph import Definition
+from pocoflow.engine.ports import Ledger, Ports
+from pocoflow.engine.records import Fenced, Finish, Hint, Status
+from pocoflow.errors import BrokerError
+from pocoflow.settings import Settings
+
+SCHEME = "pocoflow-memory"
+START_TIMEOUT_S = 10.0
+
+
+class Channel(memory.Channel):  # type: ignore[misc]
+    """Kombu's memory channel, with a bell that rings when a message arrives."""
+
+    queues: dict[str, Any] = {}  # noqa: RUF012 - shared by all channels of the process, as in the base class
+
+    def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
+        super()._put(queue, message, **kwargs)
+        self.connection.bell.set()
+
+    def close(self) -> None:
+        # The base class empties the queues of all channels; messages here outlive the sender's channel.
+        memory.virtual.Channel.close(self)
+
+
+class Transport(memory.Transport):  # type: ignore[misc]
+    """Kombu's memory transport, waiting for the bell where the base class looks every so often."""
+
+    Channel = Channel
+    bell = threading.Event()
+
+    def drain_events(self, connection: Any, timeout: float | None = None) -> None:
+        deadline = None if timeout is None else monotonic() + timeout
+        while True:
+            self.bell.clear()
+            try:
+                return self.cycle.get(self._deliver, timeout=timeout)
+            except queue.Empty:
+                left = None if deadline is None else deadline - monotonic()
+                if not self.bell.wait(left):
+                    raise TimeoutError from None
+
+
+TRANSPORT_ALIASES[SCHEME] = f"{__name__}:Transport"
+
+
+class DaemonPool(TaskPool):  # type: ignore[misc]
+    """Celery's thread pool on daemon threads: the end of the program does not wait for a long step."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._calls: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+
+    def on_start(self) -> None:
+        for number in range(self.limit):
+            threading.Thread(target=self._work, name=f"pocoflow-step-{number}", daemon=True).start()
+
+    def on_apply(
+        self,
+        target: Callable[..., Any],
+        args: tuple[Any, ...] | None = None,
+        kwargs: dict[str, Any] | None = None,
+        callback: Callable[..., Any] | None = None,
+        accept_callback: Callable[..., Any] | None = None,
+        **_: Any,
+    ) -> None:
+        self._calls.put((target, args, kwargs, callback, accept_callback))
+
+    def _work(self) -> None:
+        while True:
+            apply_target(*self._calls.get())
+
+
+class _Worker(WorkController):  # type: ignore[misc]
+    def __init__(self, app: Celery, concurrency: int) -> None:
+        self.ready = threading.Event()
+        super().__init__(
+            app=app,
+            hostname=f"embedded-{uuid4().hex[:8]}@{socket.gethostname()}",
+            pool_cls=DaemonPool,
+            concurrency=concurrency,
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+        )
+
+    def on_consumer_ready(self, consumer: Any) -> None:
+        self.ready.set()
+
+
+class EmbeddedWorker:
+    """Executes the runs that this process starts, until the process ends."""
+
+    def __init__(self, settings: Settings) -> None:
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        self.home = f"embedded:{name}:{uuid4().hex}"
+        self._name = name
+        self._settings = settings
+        self._runs: dict[str, tuple[Definition, Ports]] = {}
+        private = settings.model_copy(update={"queue": f"embedded-{uuid4().hex}"})
+        self._app = make_app(private, f"{SCHEME}://")
+        self._app.conf.worker_prefetch_multiplier = 0
+        register_tasks(self._app, run_step=self._run_step, sweep=self._sweep, sweep_s=settings.sweep_s)
+        self._dispatcher = CeleryDispatcher(self._app, use_node_queues=False)
+        self._start()
+
+    def execute(self, hint: Hint, definition: Definition, ports: Ports) -> None:
+        """Take a run on, from this step."""
+        self._runs[hint.run_id] = (definition, ports)
+        self._dispatcher.send(hint)
+
+    def _start(self) -> None:
+        self._app.finalize()
+        worker = _Worker(self._app, self._settings.embedded_threads)
+        threading.Thread(target=worker.start, name="pocoflow-embedded-worker", daemon=True).start()
+        if not worker.ready.wait(START_TIMEOUT_S):
+            raise BrokerError(f"the worker inside this process was not ready within {START_TIMEOUT_S:g} s")
+        atexit.register(self._leave, os.getpid())
+
+    def _run_step(self, hint: Hint, database: str | None) -> None:
+        known = self._runs.get(hint.run_id)
+        if known is None:
+            return
+        definition, ports = known
+        outcome = deliver(
+            hint,
+            find_flow=lambda position: definition,
+            ports=ports,
+            dispatcher=self._dispatcher,
+            worker=self._name,
+            unroutable_s=self._settings.unroutable_s,
+        )
+        if isinstance(outcome, Finish | Fenced) or (outcome is None and _ended(hint.run_id, ports.ledger)):
+            self._runs.pop(hint.run_id, None)
+
+    def _sweep(self) -> None:
+        for ledger in self._ledgers():
+            for hint in ledger.sweep(home=self.home):
+                self._dispatcher.send(hint)
+
+    def _ledgers(self) -> list[Ledger]:
+        ledgers = {id(ports.ledger): ports.ledger for _, ports in list(self._runs.values())}
+        return list(ledgers.values())
+
+    def _leave(self, pid: int) -> None:
+        """At the end of the process: leave no run behind as "running", and tell the user."""
+        if pid != os.getpid():
+            return
+        interrupted = [run_id for ledger in self._ledgers() for run_id in ledger.interrupt(self.home)]
+        if interrupted:
+            runs = f"run {interrupted[0]}" if len(interrupted) == 1 else f"{len(interrupted)} runs ({interrupted[0]} ...)"
+            print(
+                f"pocoflow: this process ends before {runs}; with a db_path, the same run_id and the same input "
+                "a run goes on from its last checkpoint",
+                file=sys.stderr,
+            )
+
+
+def _ended(run_id: str, ledger: Ledger) -> bool:
+    row = ledger.get_run(run_id)
+    return row is None or Status(row["status"]).ended

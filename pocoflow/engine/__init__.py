@@ -1,0 +1,1 @@
+"""How a run moves: standard library only, everything from outside comes in as an argument."""

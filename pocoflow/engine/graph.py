@@ -1,0 +1,136 @@
+"""The directed graph of a flow: which nodes there are, what they are called, what follows what."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from pocoflow.engine.hooks import Hooks
+from pocoflow.errors import DefinitionError
+from pocoflow.logging import get_logger, log_event
+from pocoflow.node import WILDCARD_ACTION, Node
+
+log = get_logger("flow")
+
+MAX_NAME_LENGTH = 200
+
+
+class Graph:
+    """All nodes that can be reached from the start, each under an id of its own.
+
+    Ids depend on the wiring alone, so the same code gives the same ids in every process: the name given
+    to the node, else its class name, with `#2`, `#3` ... for further nodes of one class in the order in
+    which they are met breadth first.
+
+    Raises:
+        DefinitionError: Two nodes were given the same name, or a node has a setting that cannot work.
+    """
+
+    __slots__ = ("_ids", "edges", "fingerprint", "nodes", "start")
+
+    def __init__(self, start: Node) -> None:
+        found = _reachable(start)
+        names = _unique_names(found)
+        self._ids = {id(node): name for node, name in zip(found, names, strict=True)}
+        self.nodes = MappingProxyType(dict(zip(names, found, strict=True)))
+        self.edges = MappingProxyType(
+            {
+                name: MappingProxyType({action: self._ids[id(to)] for action, to in node.edges.items()})
+                for name, node in self.nodes.items()
+            }
+        )
+        self.start = names[0]
+        self.fingerprint = _fingerprint(self)
+
+    def id_of(self, node: Node | str) -> str:
+        """Return the id of a node object of this graph, or check an id.
+
+        Raises:
+            DefinitionError: The graph has no such node.
+        """
+        name = node if isinstance(node, str) else self._ids.get(id(node))
+        if name is None or name not in self.nodes:
+            raise DefinitionError(f"node {node!r} is not in this flow: it has {', '.join(self.nodes)}")
+        return name
+
+    def after(self, node: str, action: str) -> str | None:
+        """Return the id of the node that follows, or None when the flow ends here."""
+        edges = self.edges[node]
+        following = edges.get(action) or edges.get(WILDCARD_ACTION)
+        if following is None and edges:
+            log_event(log, "no edge for this action, the flow ends here", node=node, action=action)
+        return following
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A flow as the engine runs it; all that belongs to a single run is elsewhere.
+
+    Attributes:
+        max_steps: A run that wants more steps than this fails.
+        checkpoint_dir: Folder for a JSON snapshot of the store after each step; None for none.
+    """
+
+    name: str
+    graph: Graph
+    hooks: Hooks
+    max_steps: int
+    checkpoint_dir: str | None = None
+
+
+def _reachable(start: Node) -> list[Node]:
+    found, waiting, seen = [], [start], {id(start)}
+    while waiting:
+        node = waiting.pop(0)
+        found.append(node)
+        for following in node.edges.values():
+            if id(following) not in seen:
+                seen.add(id(following))
+                waiting.append(following)
+    return found
+
+
+def _unique_names(nodes: list[Node]) -> list[str]:
+    given = Counter(name for node in nodes if (name := vars(node).get("name")) is not None)
+    for name, uses in given.items():
+        if uses > 1:
+            raise DefinitionError(f"{uses} nodes of this flow are named {name!r}: give each a name of its own")
+    taken = set(given)
+    names = []
+    for node in nodes:
+        _check(node)
+        name = node.name
+        if "name" not in vars(node):
+            copies = 1
+            while name in taken:
+                copies += 1
+                name = f"{node.name}#{copies}"
+            taken.add(name)
+        names.append(name)
+    return names
+
+
+def _check(node: Node) -> None:
+    if not isinstance(node.name, str) or not node.name or not node.name.isprintable():
+        raise DefinitionError(f"node name {node.name!r} must be a printable string that is not empty")
+    if len(node.name) > MAX_NAME_LENGTH:
+        raise DefinitionError(f"node name {node.name[:40]!r}... has over {MAX_NAME_LENGTH} characters: shorten it")
+    if not isinstance(node.max_retries, int) or node.max_retries < 1:
+        raise DefinitionError(
+            f"node {node.name!r}: max_retries counts all tries and must be 1 or more, got {node.max_retries!r}"
+        )
+    if not isinstance(node.retry_delay, int | float) or not 0 <= node.retry_delay < float("inf"):
+        raise DefinitionError(f"node {node.name!r}: retry_delay must be 0 or more seconds, got {node.retry_delay!r}")
+    if node.queue is not None and (not isinstance(node.queue, str) or not node.queue):
+        raise DefinitionError(f"node {node.name!r}: queue must be the name of a Celery queue, got {node.queue!r}")
+
+
+def _fingerprint(graph: Graph) -> str:
+    shape = [
+        (name, f"{type(node).__module__}.{type(node).__qualname__}", sorted(graph.edges[name].items()))
+        for name, node in graph.nodes.items()
+    ]
+    return hashlib.sha256(json.dumps([graph.start, shape]).encode()).hexdigest()[:16]

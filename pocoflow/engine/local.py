@@ -1,0 +1,101 @@
+"""The simplest form of each port, for a run that nobody but its own process can see."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+
+from pocoflow.engine.ports import EventRow, RunRow
+from pocoflow.engine.records import Claim, Failure, Hint, NewRun, Position, Started, Status, StepRecord
+from pocoflow.errors import RunNotFoundError
+from pocoflow.store import Store
+
+
+class Untracked:
+    """The ledger of an inline run without a database: keeps nothing, so there is nothing to read.
+
+    The run is held by its caller from start to end, so nobody can take it over or cancel it.
+    """
+
+    def encode(self, store: Store) -> str:
+        return ""
+
+    def start(self, run: NewRun) -> Started:
+        return Started(True, Status.RUNNING, run.input_hash)
+
+    def claim(self, run_id: str, step: int, *, owner: str) -> Claim | None:
+        return None
+
+    def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:
+        return {position.run_id: None for position in positions}
+
+    def commit(self, position: Position, record: StepRecord) -> Status | None:
+        return record.then
+
+    def fail(
+        self, position: Position, failure: Failure, *, retry_in_s: float | None = None, hold: bool = False
+    ) -> Status | None:
+        return Status.FAILED if retry_in_s is None else Status.RUNNING
+
+    def release(self, position: Position, *, delay_s: float = 0.0, unroutable: bool = False) -> Status | None:
+        return Status.PAUSED
+
+    def interrupt(self, home: str) -> list[str]:
+        return []
+
+    def cancel(self, run_id: str) -> Status:
+        raise RunNotFoundError(f"no run {run_id!r}: this ledger keeps none", run_id)
+
+    def resume(self, run_id: str, *, home: str | None) -> Hint:
+        raise RunNotFoundError(f"no run {run_id!r}: this ledger keeps none", run_id)
+
+    def sweep(self, *, home: str | None = None) -> list[Hint]:
+        return []
+
+    def get_run(self, run_id: str) -> RunRow | None:
+        return None
+
+    def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
+        return []
+
+    def get_state(self, run_id: str) -> str | None:
+        return None
+
+
+class LocalFlags:
+    """Flags for when all who care are in this process, or ask the ledger."""
+
+    def __init__(self) -> None:
+        self._ended = threading.Condition()
+
+    def ask_cancel(self, run_id: str) -> None:
+        """Nothing to do: the ledger has it, and the running step asks the ledger."""
+
+    def cancel_asked(self, run_id: str) -> bool | None:
+        return None
+
+    def announce_end(self, run_id: str) -> None:
+        with self._ended:
+            self._ended.notify_all()
+
+    def wait_for_end(self, run_ids: Iterable[str], timeout_s: float) -> None:
+        with self._ended:
+            self._ended.wait(timeout_s)
+
+    def complain(self, run_id: str, text: str) -> None:
+        """Nothing to do: who waits is in this process and reads its log."""
+
+    def complaint(self, run_id: str) -> str | None:
+        return None
+
+
+class Unwatched:
+    """Watches over nothing: for runs whose lease nobody can take."""
+
+    cancelled = False
+
+    def watch(self, position: Position) -> Unwatched:
+        return self
+
+    def done(self) -> None:
+        pass

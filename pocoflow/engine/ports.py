@@ -1,0 +1,192 @@
+"""What the engine asks of the outside: a ledger, control flags, a dispatcher, a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypedDict
+
+from pocoflow.engine.records import Claim, Failure, Hint, NewRun, Position, Started, Status, StepRecord
+from pocoflow.node import StepContext
+from pocoflow.store import Store
+
+
+class RunRow(TypedDict):
+    """A run as the read side shows it; times are ISO 8601 texts in UTC."""
+
+    run_id: str
+    flow_name: str
+    status: str
+    started_at: str | None
+    completed_at: str | None
+    total_steps: int
+    current_node: str | None
+    error_type: str | None
+    error_msg: str | None
+    attempt: int
+    crashes: int
+    want: str | None
+    queue: str | None
+    owner: str | None
+    created_at: str
+
+
+class EventRow(TypedDict):
+    """An entry of the event log.
+
+    `worker` names the process that executed the step, `attempt` counts from 1, `elapsed_ms` is how long
+    the step took in milliseconds, `ts` is an ISO 8601 text in UTC.
+    """
+
+    id: int
+    run_id: str
+    step: int | None
+    attempt: int | None
+    node_name: str | None
+    event: str
+    action: str | None
+    elapsed_ms: float | None
+    error_msg: str | None
+    worker: str | None
+    ts: str
+
+
+class Ledger(Protocol):
+    """The history of runs. Each verb happens whole or not at all.
+
+    A verb that takes a `Position` asks for its token: it returns None, and changes nothing, when somebody
+    else has taken the step over meanwhile.
+    """
+
+    def encode(self, store: Store) -> str:
+        """Return the store as this ledger keeps it; raises StoreSerializationError."""
+        ...
+
+    def start(self, run: NewRun) -> Started:
+        """Write a new run, or tell of the one that has this id already. Safe to repeat."""
+        ...
+
+    def claim(self, run_id: str, step: int, *, owner: str) -> Claim | None:
+        """Take a step that is due; None when it is not there to take."""
+        ...
+
+    def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:
+        """Extend leases. Returns, by run_id of those still held, what was asked of the run ("cancel")."""
+        ...
+
+    def commit(self, position: Position, record: StepRecord) -> Status | None:
+        """Write checkpoint, events and the run's new status; returns that status."""
+        ...
+
+    def fail(
+        self, position: Position, failure: Failure, *, retry_in_s: float | None = None, hold: bool = False
+    ) -> Status | None:
+        """Write a failed try. With `retry_in_s` the step comes again then, to the same owner if `hold`."""
+        ...
+
+    def release(self, position: Position, *, delay_s: float = 0.0, unroutable: bool = False) -> Status | None:
+        """Give a step back without counting a try; it is due again after `delay_s`."""
+        ...
+
+    def interrupt(self, home: str) -> list[str]:
+        """Pause all runs that live in this home, which is about to go; returns their ids."""
+        ...
+
+    def cancel(self, run_id: str) -> Status:
+        """Cancel a waiting run, or ask the owner of a running one to; returns the status now.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+        """
+        ...
+
+    def resume(self, run_id: str, *, home: str | None) -> Hint:
+        """Queue a paused or failed run again, for any worker or for one home.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+            InvalidTransitionError: It is neither paused nor failed.
+        """
+        ...
+
+    def sweep(self, *, home: str | None = None) -> list[Hint]:
+        """Find what was lost or has become due; returns what to dispatch.
+
+        Takes back steps whose lease ran out, and pauses runs whose home has gone.
+
+        Args:
+            home: Whose runs to look after; None means those that any worker may run.
+        """
+        ...
+
+    def get_run(self, run_id: str) -> RunRow | None:
+        """Return the run, or None."""
+        ...
+
+    def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
+        """Return the run's events with an id above `after`, oldest first."""
+        ...
+
+    def get_state(self, run_id: str) -> str | None:
+        """Return the newest store of the run, encoded; None for an unknown run."""
+        ...
+
+
+class ControlFlags(Protocol):
+    """A quick way to notice what the ledger records anyway. Never raises, never has the last word."""
+
+    def ask_cancel(self, run_id: str) -> None: ...
+
+    def cancel_asked(self, run_id: str) -> bool | None:
+        """True, False, or None when only the ledger knows."""
+        ...
+
+    def announce_end(self, run_id: str) -> None: ...
+
+    def wait_for_end(self, run_ids: Iterable[str], timeout_s: float) -> None:
+        """Return when one of the runs was announced, or after the time; both may happen by mistake."""
+        ...
+
+    def complain(self, run_id: str, text: str) -> None:
+        """Leave a message for whoever waits for this run."""
+        ...
+
+    def complaint(self, run_id: str) -> str | None:
+        """Return what a worker left for whoever waits for this run."""
+        ...
+
+
+class Dispatcher(Protocol):
+    """Sends hints. A lost hint costs time, never correctness."""
+
+    def send(self, hint: Hint) -> None:
+        """Raises BrokerError when the hint could not be handed over."""
+        ...
+
+
+class Clock(Protocol):
+    def monotonic(self) -> float: ...
+
+    def now(self) -> float: ...
+
+    def sleep(self, seconds: float) -> None: ...
+
+
+class Watch(StepContext, Protocol):
+    """Looks after one held step while user code runs: keeps its lease, notices a cancel."""
+
+    def done(self) -> None: ...
+
+
+class Watcher(Protocol):
+    def watch(self, position: Position) -> Watch: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What `advance` needs from outside."""
+
+    ledger: Ledger
+    flags: ControlFlags
+    watcher: Watcher
+    clock: Clock

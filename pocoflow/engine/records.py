@@ -1,0 +1,199 @@
+"""The plain values that cross a border inside: statuses, positions, outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """Where a run stands; `TRANSITIONS` says what may follow what."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return self in ENDED
+
+
+ENDED = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
+TRANSITIONS: Mapping[Status, frozenset[Status]] = {
+    Status.QUEUED: frozenset({Status.RUNNING, Status.PAUSED, Status.FAILED, Status.CANCELLED}),
+    Status.RUNNING: frozenset(Status) - {Status.RUNNING},
+    Status.PAUSED: frozenset({Status.QUEUED, Status.CANCELLED}),
+    Status.FAILED: frozenset({Status.QUEUED}),
+    Status.COMPLETED: frozenset(),
+    Status.CANCELLED: frozenset(),
+}
+INTERRUPTED = "RunInterruptedError"
+POISON = "PoisonStepError"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRun:
+    """What a run starts with.
+
+    Attributes:
+        input: The store, as `Ledger.encode` gave it.
+        input_hash: Tells a repeated start from a conflicting one.
+        home: The one process that may run it, for a flow that no worker can import; None is any worker.
+        owner: Set when the starter executes step 0 itself: the run begins as running, not as queued.
+    """
+
+    run_id: str
+    flow_name: str
+    flow_hash: str
+    node: str
+    queue: str | None
+    input: str
+    input_hash: str
+    home: str | None = None
+    owner: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What became of a start.
+
+    Attributes:
+        created: False when a run of this id was there before; the rest then tells of that one.
+        epoch: Of the new run, when it was started with an owner.
+    """
+
+    created: bool
+    status: Status
+    input_hash: str | None
+    error_type: str | None = None
+
+
+@dataclass(slots=True)
+class Position:
+    """A step that this process holds: where the run stands, and the token that proves the hold.
+
+    Attributes:
+        attempt: Try of this step, from 1; a crash counts as one.
+        crashes: How many of them lost their worker.
+        unroutable_s: For how long workers have met this step without knowing its flow; None if never.
+    """
+
+    run_id: str
+    flow_name: str
+    step: int
+    node: str
+    epoch: int
+    owner: str
+    attempt: int = 1
+    crashes: int = 0
+    unroutable_s: float | None = None
+
+    @property
+    def tries(self) -> int:
+        """How often user code was tried, crashes left out."""
+        return self.attempt - self.crashes
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A claimed step with the store it starts from, still encoded."""
+
+    position: Position
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error as history keeps it."""
+
+    error_type: str
+    message: str
+
+
+@dataclass(slots=True)
+class StepRecord:
+    """What a finished step leaves in history, and where the run goes from here.
+
+    Attributes:
+        next_node: None when the run ends here.
+        next_queue: Queue for the next node; None is the default one.
+        failure: Set when the run must end as failed although this step went well.
+        hold: Whether the committer goes on with the next step itself.
+        state: The store after the step, as `Ledger.encode` gave it.
+    """
+
+    action: str
+    next_node: str | None
+    next_queue: str | None
+    state: str
+    elapsed_s: float
+    failure: Failure | None = None
+    hold: bool = False
+
+    @property
+    def then(self) -> Status:
+        """The status after this step, unless somebody asked for another."""
+        if self.failure is not None:
+            return Status.FAILED
+        if self.next_node is None:
+            return Status.COMPLETED
+        return Status.RUNNING if self.hold else Status.QUEUED
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """A message worth sending: this step of this run is ready."""
+
+    run_id: str
+    step: int
+    queue: str | None = None
+
+
+@dataclass(slots=True)
+class Continue:
+    """The next step is ready; `position` is set when this process holds it already."""
+
+    hint: Hint
+    position: Position | None
+
+
+@dataclass(frozen=True, slots=True)
+class Suspend:
+    """Nothing to do here for now: a retry is due later, or the run is paused.
+
+    Attributes:
+        retry_in_s: Seconds until the step may be tried again; None when it waits for something else.
+    """
+
+    run_id: str
+    status: Status
+    retry_in_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The run has ended.
+
+    Attributes:
+        error: What ended it, where it failed in this process.
+    """
+
+    run_id: str
+    status: Status
+    steps: int
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """Somebody else owns this step now; what this process did with it does not count."""
+
+    run_id: str
+    step: int
+
+
+Outcome = Continue | Suspend | Finish | Fenced

@@ -1,0 +1,15 @@
+"""Texts that the ledgers write into history; one wording for all of them.
+
+The placeholders are filled by `str.format` in memory and by the database in SQL.
+"""
+
+from __future__ import annotations
+
+INTERRUPTED_TEXT = (
+    "the process that ran this flow ended before the run did: "
+    "start it again with run_id='{run_id}' and the same input to go on from the last checkpoint"
+)
+POISON_TEXT = (
+    "node '{node}' lost its worker {crashes} times at step {step}: "
+    "it ends the process that runs it, or holds it so busy that its lease runs out"
+)

@@ -1,0 +1,174 @@
+"""Every error that PocoFlow raises on purpose.
+
+    PocoFlowError
+    ├─ DefinitionError(ValueError)               the flow as wired is wrong
+    │   └─ UnknownFlowError(LookupError)         no worker, or no module named in POCOFLOW_FLOWS, knows this flow
+    ├─ SettingsError(ValueError)
+    ├─ StoreError
+    │   ├─ StoreTypeError(TypeError)             a write that the schema forbids
+    │   ├─ StoreKeyError(KeyError)               a key that is not there
+    │   ├─ StoreSchemaError(ValueError)          a key that the schema requires is missing
+    │   └─ StoreSerializationError(TypeError)    a value that a checkpoint cannot carry
+    ├─ RunError                                  has run_id
+    │   ├─ RunNotFoundError(LookupError)
+    │   ├─ CheckpointNotFoundError(KeyError)
+    │   ├─ StepFailedError                       node, step, attempts, error type and text
+    │   │   └─ PoisonStepError                   the step ended its worker too often
+    │   ├─ RunCancelledError
+    │   ├─ RunInterruptedError                   the process that ran it ended; the run can go on
+    │   ├─ MaxStepsError(RuntimeError)
+    │   ├─ RunConflictError                      same run_id, other input
+    │   └─ InvalidTransitionError
+    ├─ WaitTimeoutError(TimeoutError)
+    └─ BackendError
+        ├─ DatabaseError
+        └─ BrokerError
+
+All that an error carries goes through `args`, so that it survives pickling and a process border.
+"""
+
+from __future__ import annotations
+
+
+class PocoFlowError(Exception):
+    """The root: `except PocoFlowError` catches all that PocoFlow raises on purpose."""
+
+    def __str__(self) -> str:
+        # KeyError, a base of some of these, would print the repr of the message.
+        return str(self.args[0]) if self.args else ""
+
+
+class DefinitionError(PocoFlowError, ValueError):
+    """The flow as wired is wrong; raised when it is built, not in mid-run."""
+
+
+class UnknownFlowError(DefinitionError, LookupError):
+    """No worker, or no module named in POCOFLOW_FLOWS, knows this flow."""
+
+
+class SettingsError(PocoFlowError, ValueError):
+    """A setting has a wrong value; the message names it."""
+
+
+class StoreError(PocoFlowError):
+    """Something about the data of a run."""
+
+
+class StoreTypeError(StoreError, TypeError):
+    """A write that the store's schema forbids."""
+
+
+class StoreKeyError(StoreError, KeyError):
+    """A key that the store does not hold."""
+
+
+class StoreSchemaError(StoreError, ValueError):
+    """A key that the schema requires is missing."""
+
+
+class StoreSerializationError(StoreError, TypeError):
+    """A value that a checkpoint cannot carry."""
+
+
+class RunError(PocoFlowError):
+    """Something about one run."""
+
+    def __init__(self, message: str, run_id: str = "") -> None:
+        super().__init__(message, run_id)
+
+    @property
+    def run_id(self) -> str:
+        return str(self.args[1])
+
+
+class RunNotFoundError(RunError, LookupError):
+    """No run has this id."""
+
+
+class CheckpointNotFoundError(RunError, KeyError):
+    """The run has no checkpoint of this step."""
+
+
+class StepFailedError(RunError):
+    """A step of a run that another thread or process executed has failed for good.
+
+    Attributes:
+        node: Id of the node in its flow.
+        step: Position in the run, counted from 0.
+        attempts: How often the step was tried.
+        error_type: Class name of the exception that the node raised.
+        error_text: Its text.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        run_id: str = "",
+        node: str = "",
+        step: int = -1,
+        attempts: int = 0,
+        error_type: str = "",
+        error_text: str = "",
+    ) -> None:
+        super().__init__(message, run_id)
+        self.args = (message, run_id, node, step, attempts, error_type, error_text)
+
+    @property
+    def node(self) -> str:
+        return str(self.args[2])
+
+    @property
+    def step(self) -> int:
+        return int(self.args[3])
+
+    @property
+    def attempts(self) -> int:
+        return int(self.args[4])
+
+    @property
+    def error_type(self) -> str:
+        return str(self.args[5])
+
+    @property
+    def error_text(self) -> str:
+        return str(self.args[6])
+
+
+class PoisonStepError(StepFailedError):
+    """The step ended the process of its worker, or lost its lease, more often than allowed."""
+
+
+class RunCancelledError(RunError):
+    """The run was cancelled."""
+
+
+class RunInterruptedError(RunError):
+    """The process that ran it has ended; the run is paused and can go on."""
+
+
+class MaxStepsError(RunError, RuntimeError):
+    """The run took more steps than its flow allows."""
+
+
+class RunConflictError(RunError):
+    """The run_id is taken by a run with other input."""
+
+
+class InvalidTransitionError(RunError):
+    """The run's status does not allow what was asked."""
+
+
+class WaitTimeoutError(PocoFlowError, TimeoutError):
+    """The run did not end in time; it goes on."""
+
+
+class BackendError(PocoFlowError):
+    """Something outside this process failed; the foreign error is the `__cause__`."""
+
+
+class DatabaseError(BackendError):
+    """The database cannot be reached, or refused."""
+
+
+class BrokerError(BackendError):
+    """The message broker cannot be reached, or refused."""

@@ -1,0 +1,216 @@
+"""Flow: a graph of nodes with a name, and the two ways to run it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+from uuid import uuid4
+
+from pocoflow import wiring
+from pocoflow.engine.deliver import new_owner
+from pocoflow.engine.graph import MAX_NAME_LENGTH, Definition, Graph
+from pocoflow.engine.hooks import Hook, Hooks
+from pocoflow.engine.inline import run_inline
+from pocoflow.engine.ports import Ports
+from pocoflow.engine.records import INTERRUPTED, Hint, NewRun, Position, Started, Status
+from pocoflow.errors import DefinitionError, InvalidTransitionError, RunConflictError
+from pocoflow.logging import get_logger, log_event
+from pocoflow.node import Node
+from pocoflow.runner import RunHandle
+from pocoflow.store import Store
+
+log = get_logger("flow")
+
+
+class Flow:
+    """A graph of nodes. It keeps nothing of its runs, so it can be run any number of times at once.
+
+    Args:
+        start: The first node; the graph is all that can be reached from it.
+        checkpoint_dir: Folder for a JSON snapshot of the store after each step.
+        max_steps: A run that wants more steps fails with MaxStepsError.
+        db_path: Where to keep history: an SQLite file or a SQLAlchemy URL. Without it, `run` keeps none.
+        run_id: Id for the next runs; left out, each run gets one of its own.
+        flow_name: Shown in history, and how workers find the flow; the start node's class name by default.
+
+    Raises:
+        DefinitionError: The graph or an argument cannot work.
+    """
+
+    def __init__(
+        self,
+        start: Node,
+        checkpoint_dir: str | Path | None = None,
+        max_steps: int = 100,
+        db_path: str | Path | None = None,
+        run_id: str | None = None,
+        flow_name: str | None = None,
+    ) -> None:
+        if not isinstance(start, Node):
+            raise DefinitionError(f"a flow starts with a Node object, got {start!r}")
+        if not isinstance(max_steps, int) or max_steps < 1:
+            raise DefinitionError(f"max_steps must be 1 or more, got {max_steps!r}")
+        self.start = start
+        self.checkpoint_dir = None if checkpoint_dir is None else Path(checkpoint_dir)
+        self.max_steps = max_steps
+        self.db_path = db_path
+        self.run_id = None if run_id is None else _checked_id(run_id, "run_id")
+        self.flow_name = _checked_id(flow_name or type(start).__name__, "flow_name")
+        self._hooks = Hooks()
+        Graph(start)
+
+    def __repr__(self) -> str:
+        return f"Flow({self.flow_name!r})"
+
+    def on(self, event: str, callback: Hook) -> Self:
+        """Call `callback` at an event; returns the flow, so that calls can be written in a row.
+
+        Events and arguments: `node_start(name, store)`, `node_end(name, action, elapsed, store)` with
+        seconds, `node_error(name, exc, store)` when a step has failed for good, `flow_end(steps, store)`
+        when the run has completed. Hooks run in the process that executes the step; one that raises is
+        logged and changes nothing.
+
+        Raises:
+            DefinitionError: There is no such event.
+        """
+        self._hooks.add(event, callback)
+        return self
+
+    def definition(self) -> Definition:
+        """Return the flow as it is wired now, for the engine; later wiring does not change it.
+
+        Raises:
+            DefinitionError: The graph cannot work.
+        """
+        folder = None if self.checkpoint_dir is None else str(self.checkpoint_dir)
+        return Definition(self.flow_name, Graph(self.start), self._hooks, self.max_steps, folder)
+
+    def run(
+        self, store: Store | dict[str, Any], resume_from: Node | str | None = None, run_id: str | None = None
+    ) -> Store:
+        """Run to the end in this thread.
+
+        Args:
+            store: Changed in place; a dict is put into a Store first.
+            resume_from: Begin at this node (object or id) instead of the first one.
+            run_id: Id of the run in history.
+
+        Returns:
+            The store given, or the one made of the dict.
+
+        Raises:
+            Exception: What the failing node raised.
+            MaxStepsError: The run took too many steps; a RuntimeError.
+            RunConflictError: There is a run of this id already.
+            RunCancelledError: Another process cancelled the run.
+            DatabaseError: The history cannot be written.
+        """
+        store = _as_store(store)
+        definition = self.definition()
+        ports = wiring.inline_ports(self.db_path)
+        owner = new_owner(f"{socket.gethostname()}:{os.getpid()}")
+        home = f"inline:{owner}"
+        new = self._new_run(definition, store, ports, run_id, resume_from, home=home, owner=owner)
+        if not ports.ledger.start(new).created:
+            raise RunConflictError(
+                f"there is a run {new.run_id!r} already: choose another run_id, or go on with it "
+                "by run_background with the same run_id and input",
+                new.run_id,
+            )
+        log_event(log, "run started", run_id=new.run_id, flow=self.flow_name, node=new.node)
+        run_inline(Position(new.run_id, new.flow_name, 0, new.node, 1, owner), store, flow=definition, ports=ports, home=home)
+        return store
+
+    def run_background(
+        self, store: Store | dict[str, Any], run_id: str | None = None, resume_from: Node | str | None = None
+    ) -> RunHandle:
+        """Start a run and return at once.
+
+        With POCOFLOW_BROKER_URL set, Celery workers execute it; otherwise a worker inside this process
+        does. A second start with the same run_id and the same input returns the same run, and lets it
+        go on when the process that ran it was interrupted.
+
+        Args:
+            store: The input; it is copied, so read the result from the handle.
+            run_id: Id of the run, up to 200 printable characters; made up when left out.
+            resume_from: Begin at this node (object or id) instead of the first one.
+
+        Raises:
+            RunConflictError: There is a run of this id with other input.
+            StoreSerializationError: The input holds something that a checkpoint cannot carry.
+            DatabaseError: The run cannot be written down.
+            DefinitionError: The graph or the run_id cannot work.
+        """
+        definition = self.definition()
+        executor = wiring.executor(self.db_path)
+        ports = executor.ports
+        new = self._new_run(definition, _as_store(store), ports, run_id, resume_from, home=executor.home)
+        started = ports.ledger.start(new)
+        hint: Hint | None = Hint(new.run_id, 0, new.queue)
+        if not started.created:
+            hint = _go_on(new, started, ports)
+        if hint is not None:
+            executor.execute(hint, definition)
+        log_event(log, "run started", run_id=new.run_id, flow=self.flow_name, created=started.created)
+        return RunHandle(new.run_id, ledger=ports.ledger, flags=ports.flags, clock=ports.clock, advice=executor.advice)
+
+    def _new_run(
+        self,
+        definition: Definition,
+        store: Store,
+        ports: Ports,
+        run_id: str | None,
+        resume_from: Node | str | None,
+        *,
+        home: str | None,
+        owner: str | None = None,
+    ) -> NewRun:
+        graph = definition.graph
+        node = graph.start if resume_from is None else graph.id_of(resume_from)
+        state = ports.ledger.encode(store)
+        identity = f"{self.flow_name}\0{node}\0{state}"
+        return NewRun(
+            run_id=_checked_id(run_id or self.run_id or f"{self.flow_name}-{uuid4().hex[:16]}", "run_id"),
+            flow_name=self.flow_name,
+            flow_hash=graph.fingerprint,
+            node=node,
+            queue=graph.nodes[node].queue,
+            input=state,
+            input_hash=hashlib.sha256(identity.encode()).hexdigest(),
+            home=home,
+            owner=owner,
+        )
+
+
+def _go_on(new: NewRun, known: Started, ports: Ports) -> Hint | None:
+    """Decide what a second start with one run_id means; the hint, if there is something to execute."""
+    if known.input_hash != new.input_hash:
+        raise RunConflictError(
+            f"there is a run {new.run_id!r} with other input already: choose another run_id", new.run_id
+        )
+    if known.status is not Status.PAUSED or known.error_type != INTERRUPTED:
+        return None
+    try:
+        return ports.ledger.resume(new.run_id, home=new.home)
+    except InvalidTransitionError:
+        return None  # Another process was quicker to let it go on.
+
+
+def _as_store(store: Store | Mapping[str, Any]) -> Store:
+    if isinstance(store, Store):
+        return store
+    if isinstance(store, Mapping):
+        return Store(store)
+    raise DefinitionError(f"a flow runs on a Store or a dict, got {store!r}")
+
+
+def _checked_id(value: str, what: str) -> str:
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise DefinitionError(f"{what} must be a printable string that is not empty, got {str(value)[:80]!r}")
+    if len(value) > MAX_NAME_LENGTH:
+        raise DefinitionError(f"{what} has {len(value)} characters, {MAX_NAME_LENGTH} are allowed: shorten it")
+    return value

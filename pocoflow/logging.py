@@ -1,0 +1,53 @@
+"""Logging under the `pocoflow` namespace, by dd-logging.
+
+Importing this attaches no handler: a library stays silent until `setup_logging` is called.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import dd_logging
+from dd_logging import log_event
+
+__all__ = ["ROOT", "disable_logging", "get_logger", "log_event", "setup_logging"]
+
+ROOT = "pocoflow"
+
+
+def get_logger(name: str) -> logging.Logger:
+    """Return the logger `pocoflow.<name>`."""
+    return dd_logging.get_logger(name, ROOT)
+
+
+def setup_logging(
+    run_name: str = "pocoflow",
+    *,
+    log_level: str = "info",
+    log_dir: str | Path | None = None,
+    console: bool = False,
+    adapter: str = "",
+) -> Path:
+    """Write all `pocoflow.*` log lines to a new file and return its path.
+
+    Args:
+        run_name: First part of the file name.
+        log_level: "debug", "info", "warning" or "error".
+        log_dir: Folder of the file; `logs` in the working directory when left out.
+        console: Write to the standard error stream as well.
+        adapter: Second part of the file name, such as the LLM provider in use.
+    """
+    return dd_logging.setup_logging(
+        run_name,
+        root_name=ROOT,
+        log_level=log_level,
+        log_dir=log_dir if log_dir is not None else Path.cwd() / "logs",
+        console=console,
+        adapter=adapter,
+    )
+
+
+def disable_logging() -> None:
+    """Take the handlers off the `pocoflow` logger again."""
+    dd_logging.disable_logging(ROOT)

@@ -1,0 +1,139 @@
+"""Node and AsyncNode: what a user writes to say what one step does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
+from typing import Any, Protocol, Self
+
+from pocoflow.errors import DefinitionError
+
+DEFAULT_ACTION = "default"
+WILDCARD_ACTION = "*"
+
+
+class StepContext(Protocol):
+    """What the engine tells a node about the step it is in."""
+
+    @property
+    def cancelled(self) -> bool: ...
+
+
+# A node object may be in several runs at the same time, in threads of one process, so what belongs to
+# one step cannot be an attribute of the node.
+current_step: contextvars.ContextVar[StepContext | None] = contextvars.ContextVar("current_step", default=None)
+
+
+class Node:
+    """One step of a flow: `prep` reads the store, `exec` does the work, `post` writes and routes.
+
+    Override what you need. A node that leaves `exec` out passes the result of `prep` through.
+
+    Args:
+        name: Id of this node in its flow; left out, it is the class name, made unique with `#2`, `#3` ...
+
+    Attributes:
+        max_retries: How often `exec` is tried in all before the step fails; 1 means no second try.
+        retry_delay: Seconds between two tries.
+        queue: Celery queue for the steps of this node; None means the default queue.
+    """
+
+    name: str = "Node"
+    max_retries: int = 1
+    retry_delay: float = 0.0
+    queue: str | None = None
+    _edges: dict[str, Node]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in cls.__dict__:
+            cls.name = cls.__name__
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        # Here and not in __init__: a subclass with an __init__ of its own often forgets super().__init__().
+        node = super().__new__(cls)
+        node._edges = {}
+        return node
+
+    def __init__(self, name: str | None = None) -> None:
+        if name is not None:
+            self.name = name
+
+    def then(self, action: str, node: Node) -> Self:
+        """Go to `node` when `post` returns `action`; `"*"` stands for any action without an edge.
+
+        Returns this node, so that edges can be written in a row.
+
+        Raises:
+            DefinitionError: The action leads elsewhere already, or an argument is of the wrong kind.
+        """
+        if not isinstance(action, str) or not action:
+            raise DefinitionError(f"node {self.name!r}: an action is a string that is not empty, got {action!r}")
+        if not isinstance(node, Node):
+            raise DefinitionError(
+                f"node {self.name!r}: action {action!r} must lead to a Node object, got {node!r}"
+            )
+        known = self._edges.get(action)
+        if known is not None and known is not node:
+            raise DefinitionError(
+                f"node {self.name!r}: action {action!r} leads to {known.name!r} already: "
+                f"give the edge to {node.name!r} an action of its own"
+            )
+        self._edges[action] = node
+        return self
+
+    @property
+    def edges(self) -> Mapping[str, Node]:
+        """Action to next node, as wired so far."""
+        return MappingProxyType(self._edges)
+
+    @property
+    def cancelled(self) -> bool:
+        """True once somebody asked to cancel the run of the step that is being executed.
+
+        For a long `exec` to look at now and then, and return early. Asks at most twice a second, so it
+        may stand in a loop. Threads that `exec` starts see it when started with
+        `contextvars.copy_context().run`.
+        """
+        step = current_step.get()
+        return step is not None and step.cancelled
+
+    def prep(self, store: Any) -> Any:
+        """Read from the store what `exec` needs."""
+        return None
+
+    def exec(self, prep_result: Any) -> Any:
+        """Do the work. May run again after a failure or a crash, so it should be safe to repeat."""
+        return prep_result
+
+    def post(self, store: Any, prep_result: Any, exec_result: Any) -> str | None:
+        """Write the result to the store and return the action to take; None means "default"."""
+        return DEFAULT_ACTION
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+
+class AsyncNode(Node):
+    """A node whose work is a coroutine: override `exec_async`.
+
+    The loop is made for the step and closed after it. Where one is running already (a notebook, an
+    async application), the coroutine runs on a loop of its own in another thread meanwhile.
+    """
+
+    async def exec_async(self, prep_result: Any) -> Any:
+        """Do the work, with `asyncio.gather` for parallel parts. May run again, as `exec` may."""
+        return prep_result
+
+    def exec(self, prep_result: Any) -> Any:
+        """Run `exec_async` to its end. Not for overriding."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(self.exec_async(prep_result))
+        context = contextvars.copy_context()
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="pocoflow-async") as pool:
+            return pool.submit(context.run, lambda: asyncio.run(self.exec_async(prep_result))).result()

@@ -1,0 +1,189 @@
+"""Every knob, in one place: the only reader of the environment.
+
+A value comes from the environment (`POCOFLOW_LEASE_S`), else from `[tool.pocoflow]` in the
+pyproject.toml of the working directory (`lease_s`), else from the default here.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any, Self
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    PyprojectTomlConfigSettingsSource,
+    SettingsConfigDict,
+)
+
+from pocoflow.errors import SettingsError
+
+PREFIX = "POCOFLOW_"
+DATABASE_SCHEMES = ("sqlite", "postgresql", "postgresql+psycopg", "postgres")
+REDIS_SCHEMES = ("redis", "rediss", "valkey", "valkeys", "redis+socket", "sentinel")
+AMQP_SCHEMES = ("amqp", "amqps", "pyamqp")
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """The configuration of a process; read it with `Settings.load()`.
+
+    Attributes:
+        database_url: History and truth of all runs; SQLite or Postgres.
+        broker_url: Redis or RabbitMQ; without one, runs execute inside the process that starts them.
+        redis_url: For cancel flags and wake-ups; the broker itself when that is Redis.
+        flows: Modules that a worker imports to find flows.
+        queue: Celery queue for nodes that name none.
+        lease_s: Seconds after which the step of a silent worker may be taken over.
+        sweep_s: Seconds between two looks for what was lost or is due.
+        grace_s: Seconds that a message may take before it is sent again.
+        unroutable_s: Seconds after which a run fails when no worker knows its flow.
+        max_crashes: How many lost workers a step may cost before its run fails.
+        embedded_threads: Steps that the worker inside a process executes at the same time.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        pyproject_toml_table_header=("tool", "pocoflow"),
+        extra="forbid",
+        frozen=True,
+    )
+
+    database_url: str = "sqlite:///pocoflow.db"
+    broker_url: str | None = None
+    redis_url: str | None = None
+    flows: Annotated[tuple[str, ...], NoDecode] = ()
+    queue: str = Field(default="pocoflow", min_length=1, pattern=r"^[\w.\-]+$")
+    lease_s: Seconds = 30.0
+    sweep_s: Seconds = 1.0
+    grace_s: Seconds = 5.0
+    unroutable_s: Seconds = 60.0
+    max_crashes: int = Field(default=3, ge=0)
+    embedded_threads: int = Field(default_factory=lambda: min(4, os.cpu_count() or 1), ge=1)
+
+    @classmethod
+    def load(cls, **given: Any) -> Self:
+        """Read the settings of this process; `given` values win over all others.
+
+        Raises:
+            SettingsError: A value is wrong, or pyproject.toml names a setting that does not exist.
+        """
+        try:
+            return cls(**given)
+        except ValidationError as exc:
+            raise SettingsError("; ".join(_describe(error) for error in exc.errors())) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, PyprojectTomlConfigSettingsSource(settings_cls)
+
+    @field_validator("flows", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("flows")
+    @classmethod
+    def _module_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not all(part.isidentifier() for part in name.split(".")):
+                raise ValueError(f"{name!r} is not the name of a module (like examples.digest)")
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _database(cls, value: str) -> str:
+        return _checked(value, DATABASE_SCHEMES)
+
+    @field_validator("broker_url")
+    @classmethod
+    def _broker(cls, value: str | None) -> str | None:
+        return None if value is None else _as_redis(_checked(value, REDIS_SCHEMES + AMQP_SCHEMES))
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, value: str | None) -> str | None:
+        return None if value is None else _as_redis(_checked(value, REDIS_SCHEMES))
+
+    @property
+    def flags_url(self) -> str | None:
+        """Where cancel flags and wake-ups go: `redis_url`, else a broker that is Redis, else nowhere."""
+        if self.redis_url is not None or self.broker_url is None:
+            return self.redis_url
+        return self.broker_url if urlsplit(self.broker_url).scheme in REDIS_SCHEMES else None
+
+    @property
+    def database_given(self) -> bool:
+        """Whether somebody chose the database, in contrast to the default."""
+        return "database_url" in self.model_fields_set
+
+    def shown(self) -> dict[str, str]:
+        """Name to value, with the passwords masked."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: mask_url(value) if name.endswith("_url") else _plain(value) for name, value in values.items()}
+
+
+def mask_url(url: str | None) -> str:
+    """Return the URL with `***` for every password in it.
+
+    >>> mask_url("redis://:secret@cache:6379/0")
+    'redis://:***@cache:6379/0'
+    """
+    if url is None:
+        return "(none)"
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(not a URL)"
+    login, at, host = parts.netloc.rpartition("@")
+    user, colon, _ = login.partition(":")
+    netloc = f"{user}{colon}{'***' if colon else ''}{at}{host}"
+    query = urlencode(
+        [(key, "***" if "pass" in key.lower() else value) for key, value in parse_qsl(parts.query)],
+        quote_via=lambda text, *_: quote(unquote(text), safe="/:.,*"),
+    )
+    masked = urlunsplit(parts._replace(netloc=netloc, query=query))
+    # urlunsplit drops the empty host of sqlite:///file and postgresql:///db.
+    return masked if "://" in masked else masked.replace(f"{parts.scheme}:", f"{parts.scheme}://", 1)
+
+
+def _checked(url: str, schemes: tuple[str, ...]) -> str:
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError as exc:
+        raise ValueError(f"not a URL ({exc})") from None
+    if scheme not in schemes:
+        raise ValueError(f"must be a URL that begins with one of {', '.join(f'{name}://' for name in schemes)}")
+    return url
+
+
+def _as_redis(url: str) -> str:
+    # Celery and redis-py know Valkey, which speaks the same protocol, by the older name only.
+    return url.replace("valkey", "redis", 1) if url.startswith(("valkey://", "valkeys://")) else url
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _describe(error: Any) -> str:
+    field = ".".join(str(part) for part in error["loc"])
+    name = PREFIX + field.upper()
+    if error["type"] == "extra_forbidden":
+        known = ", ".join(Settings.model_fields)
+        return f"{field!r} in [tool.pocoflow] of pyproject.toml is not a setting: known are {known}"
+    value = error.get("input")
+    shown = mask_url(value) if isinstance(value, str) and "://" in value else repr(value)
+    return f"{name}={shown}: {error['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,150 @@
+"""The Store: the typed, observable data of one run, handed from node to node."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from pocoflow import codec
+from pocoflow.errors import (
+    StoreKeyError,
+    StoreSchemaError,
+    StoreSerializationError,
+    StoreTypeError,
+)
+from pocoflow.logging import get_logger
+
+log = get_logger("store")
+
+Observer = Callable[[str, Any, Any], None]
+Schema = Mapping[str, Any]
+
+
+class Store(MutableMapping[str, Any]):
+    """A dict with types and observers.
+
+    Args:
+        data: The first content; a copy of the mapping is kept, not of the values in it.
+        schema: Key to type, or to a tuple of types. Each later write to such a key is checked; the first
+            content is not, so that a key may start as a placeholder: `validate` checks it on demand.
+        name: Shown in messages and snapshots.
+    """
+
+    def __init__(
+        self,
+        data: Mapping[str, Any] | None = None,
+        schema: Schema | None = None,
+        name: str = "store",
+    ) -> None:
+        self._data: dict[str, Any] = dict(data or {})
+        self._schema: dict[str, Any] = dict(schema or {})
+        self._observers: list[Observer] = []
+        self.name = name
+
+    def __getitem__(self, key: str) -> Any:
+        try:
+            return self._data[key]
+        except KeyError:
+            raise StoreKeyError(f"store {self.name!r} has no key {key!r}: it has {sorted(map(str, self))}") from None
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._check_type(key, value)
+        old = self._data.get(key)
+        self._data[key] = value
+        self._notify(key, old, value)
+
+    def __delitem__(self, key: str) -> None:
+        old = self[key]
+        del self._data[key]
+        self._notify(key, old, None)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._data)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._data
+
+    def __repr__(self) -> str:
+        return f"Store(name={self.name!r}, keys={list(self._data)})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the dict inside, not a copy: a write to it skips schema and observers."""
+        return self._data
+
+    def validate(self) -> None:
+        """Check the whole content against the schema.
+
+        Raises:
+            StoreSchemaError: A key of the schema is missing.
+            StoreTypeError: A value is not of its key's type.
+        """
+        missing = [key for key in self._schema if key not in self._data]
+        if missing:
+            raise StoreSchemaError(f"store {self.name!r} lacks {missing}, which its schema requires: set them first")
+        for key in self._schema:
+            self._check_type(key, self._data[key])
+
+    def add_observer(self, callback: Observer) -> None:
+        """Call `callback(key, old, new)` after each write; `new` is None when the key was deleted.
+
+        An observer that raises is logged and does not stop the write.
+        """
+        self._observers.append(callback)
+
+    def remove_observer(self, callback: Observer) -> None:
+        """Stop calling this observer; unknown ones are ignored."""
+        self._observers = [observer for observer in self._observers if observer != callback]
+
+    def snapshot(self, path: str | Path) -> None:
+        """Write name and content to a JSON file, whole or not at all.
+
+        Raises:
+            StoreSerializationError: A value has no exact JSON form.
+        """
+        target = Path(path)
+        content = json.loads(codec.dumps(self._data))
+        text = json.dumps({"name": self.name, "data": content}, indent=2)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".{target.name}.part")
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(target)
+
+    @classmethod
+    def restore(cls, path: str | Path, schema: Schema | None = None) -> Store:
+        """Read a file that `snapshot` wrote, with the schema to check later writes by.
+
+        Raises:
+            StoreSerializationError: The file is no snapshot.
+        """
+        try:
+            payload = json.loads(Path(path).read_text(encoding="utf-8"))
+            data, name = payload["data"], payload.get("name", "store")
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise StoreSerializationError(f"{path} is not a snapshot of a store: {exc}") from exc
+        return cls(codec.loads(json.dumps(data)), schema=schema, name=name)
+
+    def _check_type(self, key: str, value: Any) -> None:
+        expected = self._schema.get(key)
+        if expected is None or isinstance(value, expected):
+            return
+        raise StoreTypeError(
+            f"store {self.name!r}: key {key!r} takes {_type_name(expected)}, got {type(value).__name__}"
+        )
+
+    def _notify(self, key: str, old: Any, new: Any) -> None:
+        for observer in self._observers:
+            try:
+                observer(key, old, new)
+            except Exception:
+                log.warning("store observer raised for key %r, the write stands", key, exc_info=True)
+
+
+def _type_name(expected: Any) -> str:
+    if isinstance(expected, tuple):
+        return " or ".join(_type_name(option) for option in expected)
+    return str(getattr(expected, "__name__", expected))

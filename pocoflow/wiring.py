@@ -1,0 +1,181 @@
+"""Picks the parts for a run from what is configured. The only module with imports inside functions:
+Celery, SQLAlchemy and Redis are loaded by those who use them.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pocoflow.engine.clock import SystemClock
+from pocoflow.engine.deliver import send
+from pocoflow.engine.graph import Definition
+from pocoflow.engine.heartbeat import Heartbeats
+from pocoflow.engine.local import LocalFlags, Untracked, Unwatched
+from pocoflow.engine.memory import MemoryLedger
+from pocoflow.engine.ports import ControlFlags, Dispatcher, Ledger, Ports
+from pocoflow.engine.records import Hint
+from pocoflow.engine.timing import Timing
+
+if TYPE_CHECKING:
+    from pocoflow.settings import Settings
+
+CLOCK = SystemClock()
+UNTRACKED = Ports(Untracked(), LocalFlags(), Unwatched(), CLOCK)
+
+# By kind and settings, and by process: connections and threads do not survive a fork.
+_made: dict[tuple[Any, ...], Any] = {}
+
+
+class Executor(Protocol):
+    """Runs flows outside the caller's thread."""
+
+    @property
+    def ports(self) -> Ports: ...
+
+    @property
+    def home(self) -> str | None:
+        """The process that alone can execute its runs; None means any worker."""
+        ...
+
+    @property
+    def advice(self) -> str | None:
+        """What to do when no worker takes a run."""
+        ...
+
+    def execute(self, hint: Hint, definition: Definition) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Celery workers somewhere, found through the broker."""
+
+    ports: Ports
+    dispatcher: Dispatcher
+    advice: str | None
+    home: None = None
+
+    def execute(self, hint: Hint, definition: Definition) -> None:
+        send(hint, self.dispatcher)
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The Celery worker inside this process."""
+
+    ports: Ports
+    worker: Any
+    advice: None = None
+
+    @property
+    def home(self) -> str:
+        return str(self.worker.home)
+
+    def execute(self, hint: Hint, definition: Definition) -> None:
+        self.worker.execute(hint, definition, self.ports)
+
+
+def load_settings() -> Settings:
+    """Read the settings as they are now; raises SettingsError."""
+    from pocoflow.settings import Settings
+
+    return Settings.load()
+
+
+def inline_ports(database: str | Path | None) -> Ports:
+    """Parts for a run in the calling thread, with history in this database or without."""
+    return UNTRACKED if database is None else database_ports(database, load_settings())
+
+
+def executor(database: str | Path | None) -> Executor:
+    """What `run_background` uses: the workers behind the broker, or without one a worker in this process."""
+    settings = load_settings()
+    if settings.broker_url is not None:
+        return _cluster(database or settings.database_url, settings)
+    worker = _once(("embedded", settings), lambda: _embedded_worker(settings))
+    if database is None and not settings.database_given:
+        return Embedded(_once(("memory", settings), lambda: _memory_ports(settings)), worker)
+    return Embedded(database_ports(database or settings.database_url, settings), worker)
+
+
+def database_ports(database: str | Path, settings: Settings) -> Ports:
+    """Parts that keep history in a database; raises DatabaseError when it cannot be reached."""
+    from pocoflow.db.connect import database_url, engine_for
+
+    url = database_url(database)
+    engine_for(url)
+    return _once(("database", url, settings), lambda: _tracked(_sql_ledger(url, settings), settings))
+
+
+def dispatcher(database: str | Path, settings: Settings) -> Dispatcher:
+    """Sends hints through the configured broker; each message names the database it is about."""
+    name = database_name(database)
+    return _once(("dispatcher", name, settings), lambda: _dispatcher(name, settings))
+
+
+def database_name(database: str | Path) -> str:
+    """How a database is called between processes: its URL without the password."""
+    from pocoflow.db.connect import database_url
+    from pocoflow.settings import mask_url
+
+    return mask_url(database_url(database).render_as_string())
+
+
+def _cluster(database: str | Path, settings: Settings) -> Cluster:
+    name = database_name(database)
+    advice = (
+        f"start one with POCOFLOW_DATABASE_URL and POCOFLOW_BROKER_URL as here ({name}), the module of the flow "
+        "in POCOFLOW_FLOWS, and: celery -A pocoflow.workers worker"
+    )
+    ports = database_ports(database, settings)
+    return Cluster(ports, dispatcher(database, settings), advice)
+
+
+def _dispatcher(database: str, settings: Settings) -> Dispatcher:
+    from pocoflow.broker import CeleryDispatcher, make_app
+
+    return CeleryDispatcher(make_app(settings, str(settings.broker_url)), database=database)
+
+
+def _once(key: tuple[Any, ...], make: Any) -> Any:
+    full = (*key, os.getpid())
+    if full not in _made:
+        _made[full] = make()
+    return _made[full]
+
+
+def _tracked(ledger: Ledger, settings: Settings) -> Ports:
+    flags = _flags(settings)
+    return Ports(ledger, flags, Heartbeats(ledger, flags, CLOCK, lease_s=settings.lease_s), CLOCK)
+
+
+def _flags(settings: Settings) -> ControlFlags:
+    if settings.flags_url is None:
+        return LocalFlags()
+    from pocoflow.control import RedisFlags
+
+    return RedisFlags(settings.flags_url)
+
+
+def _sql_ledger(url: Any, settings: Settings) -> Ledger:
+    from pocoflow.db.postgres import PostgresLedger
+    from pocoflow.db.sqlite import SqliteLedger
+
+    kind = SqliteLedger if url.get_backend_name() == "sqlite" else PostgresLedger
+    return kind(url, _timing(settings))
+
+
+def _memory_ports(settings: Settings) -> Ports:
+    return _tracked(MemoryLedger(CLOCK, _timing(settings)), settings)
+
+
+def _embedded_worker(settings: Settings) -> Any:
+    from pocoflow.embedded import EmbeddedWorker
+
+    return EmbeddedWorker(settings)
+
+
+def _timing(settings: Settings) -> Timing:
+    return Timing(lease_s=settings.lease_s, grace_s=settings.grace_s, max_crashes=settings.max_crashes)

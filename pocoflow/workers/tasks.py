@@ -1,0 +1,72 @@
+"""What the two Celery tasks do."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from pocoflow import wiring
+from pocoflow.engine.deliver import deliver, send
+from pocoflow.engine.ports import Dispatcher, Ports
+from pocoflow.engine.records import Hint
+from pocoflow.errors import DatabaseError
+from pocoflow.logging import get_logger, log_event
+from pocoflow.registry import Registry
+from pocoflow.settings import Settings
+
+log = get_logger("runner")
+
+
+class Worker:
+    """Executes steps and sweeps; safe to make before a fork, since it connects when it is first used."""
+
+    def __init__(self, registry: Registry, settings: Settings) -> None:
+        self._registry = registry
+        self._settings = settings
+        self._database = wiring.database_name(settings.database_url)
+
+    def run_step(self, hint: Hint, database: str | None) -> None:
+        """Execute the step that the message names, if it is there to execute."""
+        try:
+            ports = self._ports()
+            outcome = deliver(
+                hint,
+                find_flow=self._registry.find,
+                ports=ports,
+                dispatcher=self._dispatcher(),
+                worker=f"{socket.gethostname()}:{os.getpid()}",
+                unroutable_s=self._settings.unroutable_s,
+            )
+        except DatabaseError as exc:
+            # Nothing is lost: the run is in the database, and a sweep brings it up again.
+            log_event(log, "step not executed", level=40, run_id=hint.run_id, step=hint.step, error=str(exc))
+            return
+        if outcome is None and database is not None and database != self._database:
+            self._complain_if_unknown(hint, database, ports)
+
+    def sweep(self) -> None:
+        """Send what was lost or has become due."""
+        try:
+            hints = self._ports().ledger.sweep()
+        except DatabaseError as exc:
+            log_event(log, "sweep failed", level=40, error=str(exc))
+            return
+        for hint in hints:
+            send(hint, self._dispatcher())
+
+    def _ports(self) -> Ports:
+        return wiring.database_ports(self._settings.database_url, self._settings)
+
+    def _dispatcher(self) -> Dispatcher:
+        return wiring.dispatcher(self._settings.database_url, self._settings)
+
+    def _complain_if_unknown(self, hint: Hint, database: str, ports: Ports) -> None:
+        """Two names may mean one database; a run that is not here means two."""
+        if ports.ledger.get_run(hint.run_id) is not None:
+            return
+        text = (
+            f"it was started with POCOFLOW_DATABASE_URL={database}, but a worker that got its message has "
+            f"POCOFLOW_DATABASE_URL={self._database}: give both the same"
+        )
+        log_event(log, "message about a run in another database", level=40, run_id=hint.run_id, error=text)
+        ports.flags.complain(hint.run_id, text)
