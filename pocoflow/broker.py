@@ -1,4 +1,4 @@
-"""Celery's side of the executor: the app, its two tasks, and the dispatcher that sends them.
+"""Celery's side of the executor: the app and its two tasks.
 
 A message only says "look at run X, step n". It may be lost, doubled, late or forged without harm: the
 claim in the database decides.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,9 +16,8 @@ from celery.worker import state
 from kombu.exceptions import OperationalError
 
 from pocoflow.engine.records import Hint
-from pocoflow.errors import BrokerError
 from pocoflow.logging import get_logger, log_event
-from pocoflow.settings import AMQP_SCHEMES, REDIS_SCHEMES, Settings, mask_url
+from pocoflow.settings import AMQP_SCHEMES, REDIS_SCHEMES, Settings
 
 log = get_logger("runner")
 
@@ -27,10 +25,7 @@ RUN_STEP = "pocoflow.run_step"
 SWEEP = "pocoflow.sweep"
 KEY_PREFIX = "pocoflow:"
 DATABASE_HEADER = "pocoflow_database"
-BROKER_SILENCE_S = 5.0
 MAX_RUN_ID_LENGTH = 200
-
-_START_HINT = "start it (for example: docker compose up -d redis) or set POCOFLOW_BROKER_URL"
 
 
 def make_app(settings: Settings, broker_url: str) -> Celery:
@@ -86,7 +81,9 @@ def register_tasks(
     def _run_step(task: Any, run_id: Any, step: Any) -> None:
         hint = _valid_hint(run_id, step)
         if hint is None:
-            log_event(log, "malformed message dropped", level=30, run_id=repr(run_id)[:80], step=repr(step)[:80])
+            log_event(
+                log, "malformed message dropped", level=30, run_id=repr(run_id)[:80], step=repr(step)[:80]
+            )
             return
         run_step(hint, (task.request.headers or {}).get(DATABASE_HEADER))
 
@@ -98,7 +95,9 @@ def register_tasks(
 
 
 def _valid_hint(run_id: Any, step: Any) -> Hint | None:
-    valid = isinstance(run_id, str) and 0 < len(run_id) <= MAX_RUN_ID_LENGTH and type(step) is int and step >= 0
+    valid = (
+        isinstance(run_id, str) and 0 < len(run_id) <= MAX_RUN_ID_LENGTH and type(step) is int and step >= 0
+    )
     return Hint(run_id, step) if valid else None
 
 
@@ -115,7 +114,9 @@ def _sweeper(app: Celery, sweep_s: float) -> type[bootsteps.StartStopStep]:
         def start(self, consumer: Any) -> None:
             consumer.add_task_queue(queue)
             # Workers that start together should not all ask at the same moment.
-            self.timer = consumer.timer.call_repeatedly(sweep_s * random.uniform(0.9, 1.1), self.ask, (consumer,))
+            self.timer = consumer.timer.call_repeatedly(
+                sweep_s * random.uniform(0.9, 1.1), self.ask, (consumer,)
+            )
 
         def stop(self, consumer: Any) -> None:
             self.timer.cancel()
@@ -129,38 +130,3 @@ def _sweeper(app: Celery, sweep_s: float) -> type[bootsteps.StartStopStep]:
                 log_event(log, "sweep not asked for, broker is away", level=30, error=str(exc))
 
     return Sweeper
-
-
-class CeleryDispatcher:
-    """Sends hints as Celery tasks.
-
-    A broker that does not answer is left alone for a few seconds, so that no step waits for it twice.
-
-    Args:
-        database: Named in each message, for a worker to notice that it works on another one.
-        use_node_queues: Whether `Node.queue` counts; not so where one worker takes everything.
-    """
-
-    def __init__(self, app: Celery, *, database: str | None = None, use_node_queues: bool = True) -> None:
-        self._app = app
-        self._use_node_queues = use_node_queues
-        self._headers = {DATABASE_HEADER: database} if database else None
-        self._silent_until = 0.0
-
-    def send(self, hint: Hint) -> None:
-        if monotonic() < self._silent_until:
-            raise BrokerError(f"broker {self._shown()} did not answer a moment ago")
-        try:
-            self._app.send_task(
-                RUN_STEP,
-                args=(hint.run_id, hint.step),
-                queue=(self._use_node_queues and hint.queue) or self._app.conf.task_default_queue,
-                headers=self._headers,
-                retry=False,
-            )
-        except (OperationalError, OSError) as exc:
-            self._silent_until = monotonic() + BROKER_SILENCE_S
-            raise BrokerError(f"broker {self._shown()} failed: {exc}: {_START_HINT}") from exc
-
-    def _shown(self) -> str:
-        return mask_url(self._app.conf.broker_url)

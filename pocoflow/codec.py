@@ -148,7 +148,7 @@ _SCALARS: dict[type, tuple[str, Callable[[Any], Any]]] = {
 _DECODERS: dict[str, Callable[[Any], Any]] = {
     "int": lambda value: int(value, 16),
     "float": float,
-    "dict": lambda pairs: {key: value for key, value in pairs},
+    "dict": dict,
     "tuple": tuple,
     "set": set,
     "frozenset": frozenset,

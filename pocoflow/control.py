@@ -76,7 +76,13 @@ class RedisFlags:
             return command()
         except redis.RedisError as exc:
             self._silent_until = monotonic() + SILENCE_S
-            log_event(log, "Redis does not answer, going on without", level=30, url=mask_url(self._url), error=str(exc))
+            log_event(
+                log,
+                "Redis does not answer, going on without",
+                level=30,
+                url=mask_url(self._url),
+                error=str(exc),
+            )
             return None
 
     def _listen(self) -> None:

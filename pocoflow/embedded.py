@@ -20,9 +20,10 @@ from celery import Celery
 from celery.concurrency.base import apply_target
 from celery.concurrency.thread import TaskPool
 from celery.worker import WorkController
-from kombu.transport import TRANSPORT_ALIASES, memory
+from kombu.transport import TRANSPORT_ALIASES, memory, virtual
 
-from pocoflow.broker import CeleryDispatcher, make_app, register_tasks
+from pocoflow.broker import make_app, register_tasks
+from pocoflow.dispatch import make_dispatcher
 from pocoflow.engine.deliver import deliver
 from pocoflow.engine.graph import Definition
 from pocoflow.engine.ports import Ledger, Ports
@@ -34,35 +35,52 @@ SCHEME = "pocoflow-memory"
 START_TIMEOUT_S = 10.0
 
 
-class Channel(memory.Channel):  # type: ignore[misc]
+class Bell:
+    """Wakes all who wait for a message; each tells from the count whether one came since it looked."""
+
+    def __init__(self) -> None:
+        self.rung = 0
+        self._condition = threading.Condition()
+
+    def ring(self) -> None:
+        with self._condition:
+            self.rung += 1
+            self._condition.notify_all()
+
+    def wait(self, since: int, timeout_s: float | None) -> bool:
+        with self._condition:
+            return self._condition.wait_for(lambda: self.rung != since, timeout_s)
+
+
+class Channel(memory.Channel):
     """Kombu's memory channel, with a bell that rings when a message arrives."""
 
     queues: dict[str, Any] = {}  # noqa: RUF012 - shared by all channels of the process, as in the base class
 
     def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
-        super()._put(queue, message, **kwargs)
-        self.connection.bell.set()
+        super()._put(queue, message, **kwargs)  # type: ignore[no-untyped-call]
+        self.connection.bell.ring()
 
     def close(self) -> None:
         # The base class empties the queues of all channels; messages here outlive the sender's channel.
-        memory.virtual.Channel.close(self)
+        virtual.Channel.close(self)  # type: ignore[no-untyped-call]
 
 
-class Transport(memory.Transport):  # type: ignore[misc]
+class Transport(memory.Transport):
     """Kombu's memory transport, waiting for the bell where the base class looks every so often."""
 
     Channel = Channel
-    bell = threading.Event()
+    bell = Bell()
 
-    def drain_events(self, connection: Any, timeout: float | None = None) -> None:
+    def drain_events(self, connection: Any, timeout: float | None = None, **kwargs: Any) -> Any:
         deadline = None if timeout is None else monotonic() + timeout
         while True:
-            self.bell.clear()
+            rung = self.bell.rung
             try:
-                return self.cycle.get(self._deliver, timeout=timeout)
+                return self.cycle.get(self._deliver, timeout=timeout)  # type: ignore[union-attr]
             except queue.Empty:
-                left = None if deadline is None else deadline - monotonic()
-                if not self.bell.wait(left):
+                left = None if deadline is None else max(0.0, deadline - monotonic())
+                if not self.bell.wait(rung, left):
                     raise TimeoutError from None
 
 
@@ -126,7 +144,7 @@ class EmbeddedWorker:
         self._app = make_app(private, f"{SCHEME}://")
         self._app.conf.worker_prefetch_multiplier = 0
         register_tasks(self._app, run_step=self._run_step, sweep=self._sweep, sweep_s=settings.sweep_s)
-        self._dispatcher = CeleryDispatcher(self._app, use_node_queues=False)
+        self._dispatcher = make_dispatcher(self._app, use_node_queues=False)
         self._start()
 
     def execute(self, hint: Hint, definition: Definition, ports: Ports) -> None:
@@ -173,10 +191,10 @@ class EmbeddedWorker:
             return
         interrupted = [run_id for ledger in self._ledgers() for run_id in ledger.interrupt(self.home)]
         if interrupted:
-            runs = f"run {interrupted[0]}" if len(interrupted) == 1 else f"{len(interrupted)} runs ({interrupted[0]} ...)"
+            more = f" and {len(interrupted) - 1} more" if len(interrupted) > 1 else ""
             print(
-                f"pocoflow: this process ends before {runs}; with a db_path, the same run_id and the same input "
-                "a run goes on from its last checkpoint",
+                f"pocoflow: this process ends before run {interrupted[0]}{more}; with a db_path, starting it "
+                "again with the same run_id and input goes on from the last checkpoint",
                 file=sys.stderr,
             )
 

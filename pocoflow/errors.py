@@ -2,7 +2,7 @@
 
     PocoFlowError
     ├─ DefinitionError(ValueError)               the flow as wired is wrong
-    │   └─ UnknownFlowError(LookupError)         no worker, or no module named in POCOFLOW_FLOWS, knows this flow
+    │   └─ UnknownFlowError(LookupError)         no worker, or no module in POCOFLOW_FLOWS, knows it
     ├─ SettingsError(ValueError)
     ├─ StoreError
     │   ├─ StoreTypeError(TypeError)             a write that the schema forbids

@@ -122,7 +122,13 @@ class Flow:
                 new.run_id,
             )
         log_event(log, "run started", run_id=new.run_id, flow=self.flow_name, node=new.node)
-        run_inline(Position(new.run_id, new.flow_name, 0, new.node, 1, owner), store, flow=definition, ports=ports, home=home)
+        run_inline(
+            Position(new.run_id, new.flow_name, 0, new.node, 1, owner),
+            store,
+            flow=definition,
+            ports=ports,
+            home=home,
+        )
         return store
 
     def run_background(
@@ -156,7 +162,9 @@ class Flow:
         if hint is not None:
             executor.execute(hint, definition)
         log_event(log, "run started", run_id=new.run_id, flow=self.flow_name, created=started.created)
-        return RunHandle(new.run_id, ledger=ports.ledger, flags=ports.flags, clock=ports.clock, advice=executor.advice)
+        return RunHandle(
+            new.run_id, ledger=ports.ledger, flags=ports.flags, clock=ports.clock, advice=executor.advice
+        )
 
     def _new_run(
         self,
@@ -212,5 +220,7 @@ def _checked_id(value: str, what: str) -> str:
     if not isinstance(value, str) or not value or not value.isprintable():
         raise DefinitionError(f"{what} must be a printable string that is not empty, got {str(value)[:80]!r}")
     if len(value) > MAX_NAME_LENGTH:
-        raise DefinitionError(f"{what} has {len(value)} characters, {MAX_NAME_LENGTH} are allowed: shorten it")
+        raise DefinitionError(
+            f"{what} has {len(value)} characters, {MAX_NAME_LENGTH} are allowed: shorten it"
+        )
     return value

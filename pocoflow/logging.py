@@ -18,7 +18,8 @@ ROOT = "pocoflow"
 
 def get_logger(name: str) -> logging.Logger:
     """Return the logger `pocoflow.<name>`."""
-    return dd_logging.get_logger(name, ROOT)
+    logger: logging.Logger = dd_logging.get_logger(name, ROOT)
+    return logger
 
 
 def setup_logging(
@@ -38,7 +39,7 @@ def setup_logging(
         console: Write to the standard error stream as well.
         adapter: Second part of the file name, such as the LLM provider in use.
     """
-    return dd_logging.setup_logging(
+    path: Path = dd_logging.setup_logging(
         run_name,
         root_name=ROOT,
         log_level=log_level,
@@ -46,6 +47,7 @@ def setup_logging(
         console=console,
         adapter=adapter,
     )
+    return path
 
 
 def disable_logging() -> None:

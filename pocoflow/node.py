@@ -24,7 +24,9 @@ class StepContext(Protocol):
 
 # A node object may be in several runs at the same time, in threads of one process, so what belongs to
 # one step cannot be an attribute of the node.
-current_step: contextvars.ContextVar[StepContext | None] = contextvars.ContextVar("current_step", default=None)
+current_step: contextvars.ContextVar[StepContext | None] = contextvars.ContextVar(
+    "current_step", default=None
+)
 
 
 class Node:
@@ -71,7 +73,9 @@ class Node:
             DefinitionError: The action leads elsewhere already, or an argument is of the wrong kind.
         """
         if not isinstance(action, str) or not action:
-            raise DefinitionError(f"node {self.name!r}: an action is a string that is not empty, got {action!r}")
+            raise DefinitionError(
+                f"node {self.name!r}: an action is a string that is not empty, got {action!r}"
+            )
         if not isinstance(node, Node):
             raise DefinitionError(
                 f"node {self.name!r}: action {action!r} must lead to a Node object, got {node!r}"

@@ -52,7 +52,9 @@ class Registry:
     @property
     def queues(self) -> list[str]:
         """Queues that nodes of these flows name, sorted."""
-        nodes = (node for definition in self._definitions.values() for node in definition.graph.nodes.values())
+        nodes = (
+            node for definition in self._definitions.values() for node in definition.graph.nodes.values()
+        )
         return sorted({node.queue for node in nodes if node.queue is not None})
 
     def find(self, position: Position) -> Definition:

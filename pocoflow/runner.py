@@ -31,7 +31,9 @@ class RunHandle:
     Any number of handles may look at one run, from any process that reaches its database.
     """
 
-    def __init__(self, run_id: str, *, ledger: Ledger, flags: ControlFlags, clock: Clock, advice: str | None) -> None:
+    def __init__(
+        self, run_id: str, *, ledger: Ledger, flags: ControlFlags, clock: Clock, advice: str | None
+    ) -> None:
         self.run_id = run_id
         self._ledger = ledger
         self._flags = flags
@@ -141,7 +143,9 @@ class RunHandle:
 
 
 def _settled(row: RunRow) -> bool:
-    return Status(row["status"]).ended or (row["status"] == Status.PAUSED and row["error_type"] == INTERRUPTED)
+    return Status(row["status"]).ended or (
+        row["status"] == Status.PAUSED and row["error_type"] == INTERRUPTED
+    )
 
 
 def _error(row: RunRow) -> Exception:

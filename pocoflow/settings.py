@@ -92,7 +92,11 @@ class Settings(BaseSettings):
     @field_validator("flows", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        return (
+            tuple(part.strip() for part in value.split(",") if part.strip())
+            if isinstance(value, str)
+            else value
+        )
 
     @field_validator("flows")
     @classmethod
@@ -132,7 +136,10 @@ class Settings(BaseSettings):
     def shown(self) -> dict[str, str]:
         """Name to value, with the passwords masked."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: mask_url(value) if name.endswith("_url") else _plain(value) for name, value in values.items()}
+        return {
+            name: mask_url(value) if name.endswith("_url") else _plain(value)
+            for name, value in values.items()
+        }
 
 
 def mask_url(url: str | None) -> str:
@@ -165,7 +172,9 @@ def _checked(url: str, schemes: tuple[str, ...]) -> str:
     except ValueError as exc:
         raise ValueError(f"not a URL ({exc})") from None
     if scheme not in schemes:
-        raise ValueError(f"must be a URL that begins with one of {', '.join(f'{name}://' for name in schemes)}")
+        raise ValueError(
+            f"must be a URL that begins with one of {', '.join(f'{name}://' for name in schemes)}"
+        )
     return url
 
 

@@ -47,7 +47,9 @@ class Store(MutableMapping[str, Any]):
         try:
             return self._data[key]
         except KeyError:
-            raise StoreKeyError(f"store {self.name!r} has no key {key!r}: it has {sorted(map(str, self))}") from None
+            raise StoreKeyError(
+                f"store {self.name!r} has no key {key!r}: it has {sorted(map(str, self))}"
+            ) from None
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._check_type(key, value)
@@ -85,7 +87,9 @@ class Store(MutableMapping[str, Any]):
         """
         missing = [key for key in self._schema if key not in self._data]
         if missing:
-            raise StoreSchemaError(f"store {self.name!r} lacks {missing}, which its schema requires: set them first")
+            raise StoreSchemaError(
+                f"store {self.name!r} lacks {missing}, which its schema requires: set them first"
+            )
         for key in self._schema:
             self._check_type(key, self._data[key])
 

@@ -5,9 +5,10 @@ Celery, SQLAlchemy and Redis are loaded by those who use them.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pocoflow.engine.clock import SystemClock
 from pocoflow.engine.deliver import send
@@ -21,6 +22,8 @@ from pocoflow.engine.timing import Timing
 
 if TYPE_CHECKING:
     from pocoflow.settings import Settings
+
+T = TypeVar("T")
 
 CLOCK = SystemClock()
 UNTRACKED = Ports(Untracked(), LocalFlags(), Unwatched(), CLOCK)
@@ -126,7 +129,7 @@ def database_name(database: str | Path) -> str:
 def _cluster(database: str | Path, settings: Settings) -> Cluster:
     name = database_name(database)
     advice = (
-        f"start one with POCOFLOW_DATABASE_URL and POCOFLOW_BROKER_URL as here ({name}), the module of the flow "
+        f"start one with POCOFLOW_DATABASE_URL ({name}) and POCOFLOW_BROKER_URL as here, the flow's module "
         "in POCOFLOW_FLOWS, and: celery -A pocoflow.workers worker"
     )
     ports = database_ports(database, settings)
@@ -134,16 +137,18 @@ def _cluster(database: str | Path, settings: Settings) -> Cluster:
 
 
 def _dispatcher(database: str, settings: Settings) -> Dispatcher:
-    from pocoflow.broker import CeleryDispatcher, make_app
+    from pocoflow.broker import make_app
+    from pocoflow.dispatch import make_dispatcher
 
-    return CeleryDispatcher(make_app(settings, str(settings.broker_url)), database=database)
+    return make_dispatcher(make_app(settings, str(settings.broker_url)), database=database)
 
 
-def _once(key: tuple[Any, ...], make: Any) -> Any:
+def _once(key: tuple[Any, ...], make: Callable[[], T]) -> T:
     full = (*key, os.getpid())
     if full not in _made:
         _made[full] = make()
-    return _made[full]
+    found: T = _made[full]
+    return found
 
 
 def _tracked(ledger: Ledger, settings: Settings) -> Ports:

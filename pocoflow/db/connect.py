@@ -48,16 +48,22 @@ def database_url(database: str | Path) -> URL:
     try:
         url = make_url(name) if "://" in name else URL.create("sqlite", database=name)
     except ArgumentError as exc:
-        raise DatabaseError(f"not a database URL: {mask_url(name)}: use sqlite:///FILE or postgresql://...") from exc
+        raise DatabaseError(
+            f"not a database URL: {mask_url(name)}: use sqlite:///FILE or postgresql://..."
+        ) from exc
     kind = url.get_backend_name()
     if kind == "postgres" or url.drivername == "postgresql":
         return url.set(drivername="postgresql+psycopg")
     if kind == "sqlite":
         if not url.database or url.database == ":memory:":
-            raise DatabaseError("an SQLite database in memory cannot be shared: name a file, or leave db_path out")
+            raise DatabaseError(
+                "an SQLite database in memory cannot be shared: name a file, or leave db_path out"
+            )
         return url.set(database=os.path.abspath(url.database))
     if url.drivername != "postgresql+psycopg":
-        raise DatabaseError(f"no support for {url.drivername!r}: use sqlite:///FILE or postgresql+psycopg://...")
+        raise DatabaseError(
+            f"no support for {url.drivername!r}: use sqlite:///FILE or postgresql+psycopg://..."
+        )
     return url
 
 
@@ -113,15 +119,22 @@ def _open(url: URL) -> Engine:
     try:
         if url.get_backend_name() == "sqlite":
             Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
-            engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}, **options)
+            engine = create_engine(
+                url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}, **options
+            )
             event.listen(engine, "connect", _prepare_sqlite)
             return engine
         keepalive = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
         return create_engine(
-            url, connect_args={"prepare_threshold": 1, "connect_timeout": 5, **keepalive}, pool_size=10, **options
+            url,
+            connect_args={"prepare_threshold": 1, "connect_timeout": 5, **keepalive},
+            pool_size=10,
+            **options,
         )
     except (NoSuchModuleError, ImportError) as exc:
-        raise DatabaseError(f"the driver for {url.drivername} is not installed: pip install 'pocoflow[postgres]'") from exc
+        raise DatabaseError(
+            f"the driver for {url.drivername} is not installed: pip install 'pocoflow[postgres]'"
+        ) from exc
     except OSError as exc:
         raise DatabaseError(f"database {url.render_as_string()} cannot be made: {exc}") from exc
 
@@ -174,7 +187,9 @@ def write_transaction(connection: Connection) -> Iterator[None]:
     connection.exec_driver_sql("commit")
 
 
-def with_retry(action: Callable[[], T], *, pauses: Iterator[float], sleep: Callable[[float], None]) -> tuple[T, bool]:
+def with_retry(
+    action: Callable[[], T], *, pauses: Iterator[float], sleep: Callable[[float], None]
+) -> tuple[T, bool]:
     """Run a database action again while the connection is lost, after each of the pauses.
 
     Returns:

@@ -79,7 +79,12 @@ def _interrupt_statement() -> Executable:
 def _sweep_statement() -> Executable:
     # One sweep at a time; the others go home at once instead of waiting.
     lock = select(func.pg_try_advisory_xact_lock(literal(_SWEEP_LOCK)).label("ok")).cte("g")
-    due = sql.due().where(select(lock.c.ok).scalar_subquery()).with_for_update(skip_locked=True, of=runs).cte("d")
+    due = (
+        sql.due()
+        .where(select(lock.c.ok).scalar_subquery())
+        .with_for_update(skip_locked=True, of=runs)
+        .cte("d")
+    )
     after = sql.wake(runs.c.run_id.in_(select(due.c.run_id))).cte("u")
     both = select(due, after.c.status, after.c.error_msg).join(after, after.c.run_id == due.c.run_id).cte("b")
     return select(after).add_cte(sql.sweep_history(both).cte("h"))

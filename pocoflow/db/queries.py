@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from sqlalchemy import Connection, Row, Select, bindparam, func, select
-from sqlalchemy.sql.elements import KeyedColumnElement
+from sqlalchemy import BindParameter, Connection, Row, Select, bindparam, func, select
 
 from pocoflow.db.schema import checkpoints, events, runs
 from pocoflow.engine.ports import EventRow, RunRow
 from pocoflow.engine.records import Position, Status
 
 r = runs.c
-_RUN_COLUMNS: tuple[KeyedColumnElement[Any], ...] = tuple(runs.c[key] for key in runs.c.keys() if key != "input")
-_BY_RUN = bindparam("run")
+_RUN_COLUMNS = tuple(column for column in runs.c if column.name != "input")
+_BY_RUN: BindParameter[str] = bindparam("run")
 
 
 class Queries:
@@ -36,13 +35,15 @@ class Queries:
         return self._rows(_CHECKPOINTS, run=run_id)
 
     def get_checkpoint(self, run_id: str, step: int) -> str | None:
-        return self._scalar(_CHECKPOINT, run=run_id, step=step)
+        text: str | None = self._scalar(_CHECKPOINT, run=run_id, step=step)
+        return text
 
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         return cast(list[EventRow], self._rows(_EVENTS, run=run_id, after=after))
 
     def get_state(self, run_id: str) -> str | None:
-        return self._scalar(_STATE, run=run_id)
+        text: str | None = self._scalar(_STATE, run=run_id)
+        return text
 
     def status_if_committed(self, position: Position) -> Status | None:
         """The run's status if this very claim has written the step's checkpoint, else None."""
@@ -59,8 +60,9 @@ class Queries:
 
 
 def _plain(row: Row[Any]) -> dict[str, Any]:
-    values: Mapping[str, Any] = row._mapping
-    return {name: _iso(value) if isinstance(value, datetime) else value for name, value in values.items()}
+    return {
+        name: _iso(value) if isinstance(value, datetime) else value for name, value in row._asdict().items()
+    }
 
 
 def _iso(moment: datetime) -> str:
@@ -80,11 +82,17 @@ _EVENTS = (
 )
 _STATE = (
     select(func.coalesce(checkpoints.c.store_json, r.input))
-    .select_from(runs.outerjoin(checkpoints, (checkpoints.c.run_id == r.run_id) & (checkpoints.c.step == r.step - 1)))
+    .select_from(
+        runs.outerjoin(checkpoints, (checkpoints.c.run_id == r.run_id) & (checkpoints.c.step == r.step - 1))
+    )
     .where(r.run_id == _BY_RUN)
 )
 _COMMITTED = (
     select(r.status)
     .join(checkpoints, checkpoints.c.run_id == r.run_id)
-    .where(r.run_id == _BY_RUN, checkpoints.c.step == bindparam("step"), checkpoints.c.epoch == bindparam("epoch"))
+    .where(
+        r.run_id == _BY_RUN,
+        checkpoints.c.step == bindparam("step"),
+        checkpoints.c.epoch == bindparam("epoch"),
+    )
 )

@@ -68,7 +68,12 @@ class SqliteLedger(SqlLedger):
 
 @cache
 def _insert_run() -> Executable:
-    return insert(runs).values(**sql.new_run()).on_conflict_do_nothing().returning(runs.c.status, runs.c.input_hash)
+    return (
+        insert(runs)
+        .values(**sql.new_run())
+        .on_conflict_do_nothing()
+        .returning(runs.c.status, runs.c.input_hash)
+    )
 
 
 @cache
@@ -98,7 +103,9 @@ def _claimed() -> Executable:
     state = func.coalesce(checkpoints.c.store_json, r.input).label("state")
     unroutable_s = (sql.NOW - r.unroutable_at).label("unroutable_s")
     return (
-        select(r.run_id, r.flow_name, r.step, r.node, r.epoch, r.owner, r.attempt, r.crashes, unroutable_s, state)
+        select(
+            r.run_id, r.flow_name, r.step, r.node, r.epoch, r.owner, r.attempt, r.crashes, unroutable_s, state
+        )
         .select_from(runs.outerjoin(checkpoints, last))
         .where(r.run_id == sql.P_RUN)
     )

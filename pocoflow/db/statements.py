@@ -6,7 +6,7 @@ one transaction is the ledger's business: one statement in Postgres, a short tra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,11 +61,24 @@ def flag(name: str) -> Any:
     return bindparam(name, type_=Boolean)
 
 
+def const(value: str | int | float) -> Any:
+    """A constant of ours, written into the SQL: each bound parameter costs time at every step."""
+    kind = {str: Text, int: Integer, float: Double}[type(value)]
+    return literal_column(f"'{value}'" if isinstance(value, str) else str(value), kind)
+
+
+def one_of(column: Any, values: Iterable[str]) -> ColumnElement[bool]:
+    among: ColumnElement[bool] = column.in_([const(value) for value in values])
+    return among
+
+
 r = runs.c
 NOW: Any = Now()
-STAMP: Any = Timestamp(literal_column("0.0"))
+STAMP: Any = Timestamp(const(0.0))
 P_RUN = text_("p_run")
-ENDED_VALUES = tuple(status.value for status in ENDED)
+QUEUED, RUNNING, PAUSED, COMPLETED, FAILED, CANCELLED = (const(status.value) for status in Status)
+ENDED_VALUES = sorted(status.value for status in ENDED)
+DOUBLINGS, LONGEST = const(MAX_BACKOFF_DOUBLINGS), const(MAX_BACKOFF_S)
 LIVE = (Status.QUEUED.value, Status.RUNNING.value)
 
 History = Callable[[FromClause], Sequence[Insert]]
@@ -85,9 +98,11 @@ def _nothing(source: FromClause) -> Sequence[Insert]:
 
 def event(source: FromClause, name: str, **values: Any) -> Select[Any]:
     """One row for the event log, for each row of `source`."""
-    given = {"run_id": source.c.run_id, "step": source.c.step, "event": literal(name, Text), "ts": STAMP, **values}
+    given = {"run_id": source.c.run_id, "step": source.c.step, "event": const(name), "ts": STAMP, **values}
     columns = [column for column in events.c if column.name != "id"]
-    return select(*(given.get(column.name, cast(null(), column.type)).label(column.name) for column in columns))
+    return select(
+        *(given.get(column.name, cast(null(), column.type)).label(column.name) for column in columns)
+    )
 
 
 def log(*rows: Select[Any]) -> Insert:
@@ -96,7 +111,7 @@ def log(*rows: Select[Any]) -> Insert:
 
 
 def end_event(source: FromClause) -> Select[Any]:
-    return event(source, "flow_end", action=source.c.status).where(source.c.status.in_(ENDED_VALUES))
+    return event(source, "flow_end", action=source.c.status).where(one_of(source.c.status, ENDED_VALUES))
 
 
 # The token: only the owner of this very claim may go on. A lease that ran out but that nobody took
@@ -106,9 +121,9 @@ _held = and_(
     r.step == integer("p_step"),
     r.epoch == bindparam("p_epoch", type_=BigInteger),
     r.owner == text_("p_owner"),
-    r.status.in_(LIVE),
+    one_of(r.status, LIVE),
 )
-_cancel = r.want == "cancel"
+_cancel = r.want == const("cancel")
 _after = (r.run_id, r.status, r.step)
 
 
@@ -124,7 +139,7 @@ def _commit_history(source: FromClause) -> Sequence[Insert]:
     )
     step = {"step": integer("p_step"), "node_name": text_("p_node"), "attempt": integer("p_attempt")}
     step["worker"] = text_("p_worker")
-    elapsed_ms = seconds("p_elapsed_s") * 1000.0
+    elapsed_ms = seconds("p_elapsed_s") * const(1000.0)
     return (
         insert(checkpoints).from_select(
             ["run_id", "step", "node_name", "action", "store_json", "epoch", "created_at"], checkpoint
@@ -139,21 +154,21 @@ def _commit_history(source: FromClause) -> Sequence[Insert]:
 
 def _commit() -> Change:
     then = text_("p_then")
-    ends = then.in_(ENDED_VALUES)
+    ends = one_of(then, ENDED_VALUES)
     cancelled = and_(~ends, _cancel)
-    holds = then == Status.RUNNING.value
+    holds = then == RUNNING
     stmt = (
         update(runs)
         .where(_held)
         .values(
-            step=r.step + 1,
+            step=r.step + const(1),
             node=func.coalesce(text_("p_next"), r.node),
             queue=text_("p_queue"),
-            status=case((cancelled, Status.CANCELLED.value), else_=then),
+            status=case((cancelled, CANCELLED), else_=then),
             owner=case((and_(holds, r.want.is_(None)), r.owner)),
-            attempt=case((holds, 1), else_=0),
-            crashes=0,
-            dispatches=1,
+            attempt=case((holds, const(1)), else_=const(0)),
+            crashes=const(0),
+            dispatches=const(1),
             want=null(),
             due_at=NOW,
             wake_at=case((or_(ends, _cancel), null()), else_=NOW + seconds("p_wait_s")),
@@ -182,18 +197,18 @@ def _fail_history(source: FromClause) -> Sequence[Insert]:
 
 def _fail() -> Change:
     then, delay = text_("p_then"), seconds("p_delay_s")
-    failed = then == Status.FAILED.value
+    failed = then == FAILED
     ends = or_(failed, _cancel)
-    holds = and_(then == Status.RUNNING.value, r.want.is_(None))
+    holds = and_(then == RUNNING, r.want.is_(None))
     stmt = (
         update(runs)
         .where(_held)
         .values(
-            status=case((and_(~failed, _cancel), Status.CANCELLED.value), else_=then),
+            status=case((and_(~failed, _cancel), CANCELLED), else_=then),
             owner=case((holds, r.owner)),
             want=null(),
-            attempt=r.attempt + case((holds, 1), else_=0),
-            dispatches=0,
+            attempt=r.attempt + case((holds, const(1)), else_=const(0)),
+            dispatches=const(0),
             error_type=text_("p_error_type"),
             error_msg=text_("p_error_msg"),
             due_at=NOW + delay,
@@ -213,15 +228,19 @@ def _release() -> Change:
     delay = seconds("p_delay_s")
     stmt = (
         update(runs)
-        .where(_held, r.status == Status.RUNNING.value)
+        .where(_held, r.status == RUNNING)
         .values(
-            status=case((_cancel, Status.CANCELLED.value), else_=Status.QUEUED.value),
+            status=case((_cancel, CANCELLED), else_=QUEUED),
             owner=null(),
             want=null(),
-            attempt=r.attempt - 1,
+            attempt=r.attempt - const(1),
             due_at=NOW + delay,
-            wake_at=case((_cancel, null()), (delay > 0.0, NOW + delay), else_=NOW + seconds("p_wait_s")),
-            unroutable_at=case((flag("p_unroutable"), func.coalesce(r.unroutable_at, NOW)), else_=r.unroutable_at),
+            wake_at=case(
+                (_cancel, null()), (delay > const(0.0), NOW + delay), else_=NOW + seconds("p_wait_s")
+            ),
+            unroutable_at=case(
+                (flag("p_unroutable"), func.coalesce(r.unroutable_at, NOW)), else_=r.unroutable_at
+            ),
             completed_at=case((_cancel, STAMP)),
         )
         .returning(*_after)
@@ -230,14 +249,14 @@ def _release() -> Change:
 
 
 def _cancel_verb() -> Change:
-    running = r.status == Status.RUNNING.value
+    running = r.status == RUNNING
     stmt = (
         update(runs)
-        .where(r.run_id == P_RUN, r.status.in_((*LIVE, Status.PAUSED.value)))
+        .where(r.run_id == P_RUN, one_of(r.status, (*LIVE, "paused")))
         .values(
-            status=case((running, r.status), else_=Status.CANCELLED.value),
-            want=case((running, "cancel")),
-            epoch=r.epoch + case((running, 0), else_=1),
+            status=case((running, r.status), else_=CANCELLED),
+            want=case((running, const("cancel"))),
+            epoch=r.epoch + case((running, const(0)), else_=const(1)),
             wake_at=case((running, r.wake_at)),
             completed_at=case((running, r.completed_at), else_=STAMP),
         )
@@ -249,16 +268,16 @@ def _cancel_verb() -> Change:
 def _resume() -> Change:
     stmt = (
         update(runs)
-        .where(r.run_id == P_RUN, r.status.in_((Status.PAUSED.value, Status.FAILED.value)))
+        .where(r.run_id == P_RUN, one_of(r.status, ("paused", "failed")))
         .values(
-            status=Status.QUEUED.value,
+            status=QUEUED,
             home=text_("p_home"),
-            epoch=r.epoch + 1,
+            epoch=r.epoch + const(1),
             owner=null(),
             want=null(),
-            attempt=0,
-            crashes=0,
-            dispatches=1,
+            attempt=const(0),
+            crashes=const(0),
+            dispatches=const(1),
             error_type=null(),
             error_msg=null(),
             completed_at=null(),
@@ -273,12 +292,12 @@ def _resume() -> Change:
 
 CLAIM = (
     update(runs)
-    .where(r.run_id == P_RUN, r.step == integer("p_step"), r.status == Status.QUEUED.value, r.due_at <= NOW)
+    .where(r.run_id == P_RUN, r.step == integer("p_step"), r.status == QUEUED, r.due_at <= NOW)
     .values(
-        status=Status.RUNNING.value,
+        status=RUNNING,
         owner=text_("p_owner"),
-        epoch=r.epoch + 1,
-        attempt=r.attempt + 1,
+        epoch=r.epoch + const(1),
+        attempt=r.attempt + const(1),
         wake_at=NOW + seconds("p_wait_s"),
         started_at=func.coalesce(r.started_at, STAMP),
     )
@@ -299,7 +318,7 @@ HEARTBEAT = (
     update(runs)
     .where(
         tuple_(r.run_id, r.epoch, r.owner).in_(bindparam("p_held", expanding=True)),
-        r.status == Status.RUNNING.value,
+        r.status == RUNNING,
     )
     .values(wake_at=NOW + seconds("p_wait_s"))
     .returning(r.run_id, r.want)
@@ -318,16 +337,16 @@ def new_run() -> dict[str, Any]:
         "run_id": P_RUN,
         "flow_name": text_("p_flow"),
         "flow_hash": text_("p_hash"),
-        "status": case((held, Status.RUNNING.value), else_=Status.QUEUED.value),
-        "step": 0,
+        "status": case((held, RUNNING), else_=QUEUED),
+        "step": const(0),
         "node": text_("p_node"),
         "queue": text_("p_queue"),
         "home": text_("p_home"),
         "owner": text_("p_owner"),
-        "epoch": case((held, 1), else_=0),
-        "attempt": case((held, 1), else_=0),
-        "crashes": 0,
-        "dispatches": 1,
+        "epoch": case((held, const(1)), else_=const(0)),
+        "attempt": case((held, const(1)), else_=const(0)),
+        "crashes": const(0),
+        "dispatches": const(1),
         "due_at": NOW,
         "wake_at": NOW + seconds("p_wait_s"),
         "input": text_("p_input"),
@@ -341,7 +360,7 @@ def start_history(source: FromClause) -> Insert:
     return log(event(source, "flow_start", step=cast(null(), Integer), node_name=text_("p_node")))
 
 
-def _filled(template: str, **columns: ColumnElement[Any]) -> ColumnElement[str]:
+def _filled(template: str, **columns: ColumnElement[Any]) -> Any:
     filled: Any = literal(template, Text)
     for name, column in columns.items():
         filled = func.replace(filled, f"{{{name}}}", cast(column, Text))
@@ -352,7 +371,9 @@ def due() -> Select[Any]:
     """The overdue rows of one home, or of all workers, and long overdue rows of any home that has gone."""
     long_ago = r.wake_at < NOW - seconds("p_lease_s")
     return (
-        select(r.run_id, r.step.label("step"), r.node.label("node"), r.status.label("was"), r.owner, r.attempt)
+        select(
+            r.run_id, r.step.label("step"), r.node.label("node"), r.status.label("was"), r.owner, r.attempt
+        )
         .where(r.wake_at < NOW, or_(_at_home(), and_(r.home.is_not(None), long_ago)))
         .order_by(r.wake_at)
         .limit(SWEEP_LIMIT)
@@ -365,31 +386,36 @@ def _at_home() -> ColumnElement[bool]:
 
 def wake(which: ColumnElement[bool]) -> Update:
     """What a sweep does to them: send again, take back, or end."""
-    lost = r.status == Status.RUNNING.value
+    lost = r.status == RUNNING
     cancelled = and_(lost, r.want.is_not(None))
     orphaned = ~_at_home()
     poison = and_(lost, r.crashes >= integer("p_max_crashes"))
     stops = or_(cancelled, orphaned, poison)
-    doublings = case((r.dispatches < MAX_BACKOFF_DOUBLINGS, r.dispatches), else_=MAX_BACKOFF_DOUBLINGS)
-    backoff = seconds("p_grace_s") * literal(1, Integer).bitwise_lshift(doublings)
-    poison_msg = _filled(POISON_TEXT, node=r.node, crashes=r.crashes + 1, step=r.step)
+    doublings = case((r.dispatches < DOUBLINGS, r.dispatches), else_=DOUBLINGS)
+    backoff = seconds("p_grace_s") * const(1).bitwise_lshift(doublings)
+    poison_msg = _filled(POISON_TEXT, node=r.node, crashes=r.crashes + const(1), step=r.step)
     return (
         update(runs)
         .where(which)
         .values(
             status=case(
-                (cancelled, Status.CANCELLED.value),
-                (orphaned, Status.PAUSED.value),
-                (poison, Status.FAILED.value),
-                else_=Status.QUEUED.value,
+                (cancelled, CANCELLED),
+                (orphaned, PAUSED),
+                (poison, FAILED),
+                else_=QUEUED,
             ),
             want=null(),
-            crashes=r.crashes + case((lost, 1), else_=0),
-            epoch=r.epoch + case((stops, 1), else_=0),
+            crashes=r.crashes + case((lost, const(1)), else_=const(0)),
+            epoch=r.epoch + case((stops, const(1)), else_=const(0)),
             due_at=case((lost, NOW), else_=r.due_at),
-            wake_at=case((stops, null()), else_=NOW + case((backoff < MAX_BACKOFF_S, backoff), else_=MAX_BACKOFF_S)),
-            dispatches=r.dispatches + 1,
-            error_type=case((cancelled, r.error_type), (orphaned, INTERRUPTED), (poison, POISON), else_=r.error_type),
+            wake_at=case((stops, null()), else_=NOW + case((backoff < LONGEST, backoff), else_=LONGEST)),
+            dispatches=r.dispatches + const(1),
+            error_type=case(
+                (cancelled, r.error_type),
+                (orphaned, const(INTERRUPTED)),
+                (poison, const(POISON)),
+                else_=r.error_type,
+            ),
             error_msg=case(
                 (cancelled, r.error_msg),
                 (orphaned, _filled(INTERRUPTED_TEXT, run_id=r.run_id)),
@@ -406,9 +432,9 @@ def sweep_history(source: FromClause) -> Insert:
     """What a sweep writes; `source` is a row of `due` with the new status and error."""
     s = source.c
     step = {"node_name": s.node, "attempt": s.attempt, "worker": worker_of(s.owner)}
-    lost = event(source, "step_lost", **step).where(s.was == Status.RUNNING.value)
-    poisoned = event(source, "node_error", **step, error_msg=s.error_msg).where(s.status == Status.FAILED.value)
-    paused = event(source, "run_interrupted", error_msg=s.error_msg).where(s.status == Status.PAUSED.value)
+    lost = event(source, "step_lost", **step).where(s.was == RUNNING)
+    poisoned = event(source, "node_error", **step, error_msg=s.error_msg).where(s.status == FAILED)
+    paused = event(source, "run_interrupted", error_msg=s.error_msg).where(s.status == PAUSED)
     return log(lost, poisoned, paused, end_event(source))
 
 
@@ -421,14 +447,14 @@ def interrupt() -> Update:
     """Pause what lives in a home that is about to go."""
     return (
         update(runs)
-        .where(r.home == text_("p_home"), r.status.in_(LIVE))
+        .where(r.home == text_("p_home"), one_of(r.status, LIVE))
         .values(
-            status=case((_cancel, Status.CANCELLED.value), else_=Status.PAUSED.value),
-            epoch=r.epoch + 1,
+            status=case((_cancel, CANCELLED), else_=PAUSED),
+            epoch=r.epoch + const(1),
             owner=null(),
             want=null(),
             wake_at=null(),
-            error_type=INTERRUPTED,
+            error_type=const(INTERRUPTED),
             error_msg=_filled(INTERRUPTED_TEXT, run_id=r.run_id),
             completed_at=case((_cancel, STAMP)),
         )
@@ -438,4 +464,4 @@ def interrupt() -> Update:
 
 def interrupt_history(source: FromClause) -> Sequence[Insert]:
     paused = event(source, "run_interrupted", error_msg=source.c.error_msg)
-    return (log(paused.where(source.c.status == Status.PAUSED.value), end_event(source)),)
+    return (log(paused.where(source.c.status == PAUSED), end_event(source)),)

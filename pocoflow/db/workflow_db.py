@@ -66,7 +66,9 @@ class WorkflowDB:
         """
         unknown = sorted(set(fields) - _UPDATABLE)
         if unknown:
-            raise DatabaseError(f"cannot set {', '.join(unknown)} of a run: choose from {', '.join(sorted(_UPDATABLE))}")
+            raise DatabaseError(
+                f"cannot set {', '.join(unknown)} of a run: choose from {', '.join(sorted(_UPDATABLE))}"
+            )
         columns = {column.name: column for column in runs.c}
         with self._writing() as connection:
             known = self.get_run(run_id)
@@ -93,7 +95,12 @@ class WorkflowDB:
             StoreSerializationError: The store holds something that cannot be saved exactly.
             DatabaseError: There is a checkpoint of this step already.
         """
-        row = {"run_id": run_id, "step": step, "node_name": node_name, "store_json": codec.dumps(store.as_dict())}
+        row = {
+            "run_id": run_id,
+            "step": step,
+            "node_name": node_name,
+            "store_json": codec.dumps(store.as_dict()),
+        }
         with self._writing() as connection:
             connection.execute(insert(checkpoints).values(**row, created_at=STAMP))
 
@@ -123,7 +130,9 @@ class WorkflowDB:
         ts = fields.pop("ts", STAMP)
         unknown = sorted(set(fields) - _EVENT_FIELDS)
         if unknown:
-            raise DatabaseError(f"an event has no {', '.join(unknown)}: choose from {', '.join(sorted(_EVENT_FIELDS))}")
+            raise DatabaseError(
+                f"an event has no {', '.join(unknown)}: choose from {', '.join(sorted(_EVENT_FIELDS))}"
+            )
         with self._writing() as connection:
             connection.execute(insert(events).values(run_id=run_id, event=event, ts=ts, **fields))
 

@@ -110,7 +110,9 @@ def _retry_delay(position: Position, node: Node, failure: StepFailure) -> float 
     return float(node.retry_delay)
 
 
-def _retry(position: Position, error: Exception, delay_s: float, *, ports: Ports, hold: bool) -> Outcome | None:
+def _retry(
+    position: Position, error: Exception, delay_s: float, *, ports: Ports, hold: bool
+) -> Outcome | None:
     """Record a failed try. None: go on here after the delay, the step is still held."""
     stay = hold or delay_s < SHORT_DELAY_S
     status = ports.ledger.fail(position, _failure(error), retry_in_s=delay_s, hold=stay)
@@ -136,7 +138,9 @@ def _retry(position: Position, error: Exception, delay_s: float, *, ports: Ports
     return None
 
 
-def _fail_step(position: Position, error: Exception, store: Store, *, flow: Definition, ports: Ports) -> Outcome:
+def _fail_step(
+    position: Position, error: Exception, store: Store, *, flow: Definition, ports: Ports
+) -> Outcome:
     outcome = fail(position, error, ports=ports)
     if isinstance(outcome, Finish):
         flow.hooks.fire("node_error", position.node, error, store)
@@ -154,7 +158,14 @@ def _fail_step(position: Position, error: Exception, store: Store, *, flow: Defi
 
 
 def _record(
-    position: Position, action: str, store: Store, elapsed_s: float, *, flow: Definition, ports: Ports, hold: bool
+    position: Position,
+    action: str,
+    store: Store,
+    elapsed_s: float,
+    *,
+    flow: Definition,
+    ports: Ports,
+    hold: bool,
 ) -> StepRecord:
     if flow.checkpoint_dir is not None:
         write_snapshot(flow.checkpoint_dir, position.step, position.node, store)
@@ -173,10 +184,18 @@ def _record(
     return record
 
 
-def _commit(position: Position, record: StepRecord, store: Store, *, flow: Definition, ports: Ports) -> Outcome:
+def _commit(
+    position: Position, record: StepRecord, store: Store, *, flow: Definition, ports: Ports
+) -> Outcome:
     status = ports.ledger.commit(position, record)
     if status is None:
-        log_event(log, "step was taken over, its result is discarded", level=30, run_id=position.run_id, step=position.step)
+        log_event(
+            log,
+            "step was taken over, its result is discarded",
+            level=30,
+            run_id=position.run_id,
+            step=position.step,
+        )
         return Fenced(position.run_id, position.step)
     flow.hooks.fire("node_end", position.node, record.action, record.elapsed_s, store)
     log_event(

@@ -59,7 +59,9 @@ def send(hint: Hint, dispatcher: Dispatcher) -> None:
     try:
         dispatcher.send(hint)
     except BrokerError as exc:
-        log_event(log, "hint not sent, the sweep will", level=30, run_id=hint.run_id, step=hint.step, error=str(exc))
+        log_event(
+            log, "hint not sent, the sweep will", level=30, run_id=hint.run_id, step=hint.step, error=str(exc)
+        )
 
 
 def _move(

@@ -97,7 +97,9 @@ def _unique_names(nodes: list[Node]) -> list[str]:
     given = Counter(name for node in nodes if (name := vars(node).get("name")) is not None)
     for name, uses in given.items():
         if uses > 1:
-            raise DefinitionError(f"{uses} nodes of this flow are named {name!r}: give each a name of its own")
+            raise DefinitionError(
+                f"{uses} nodes of this flow are named {name!r}: give each a name of its own"
+            )
     taken = set(given)
     names = []
     for node in nodes:
@@ -117,15 +119,21 @@ def _check(node: Node) -> None:
     if not isinstance(node.name, str) or not node.name or not node.name.isprintable():
         raise DefinitionError(f"node name {node.name!r} must be a printable string that is not empty")
     if len(node.name) > MAX_NAME_LENGTH:
-        raise DefinitionError(f"node name {node.name[:40]!r}... has over {MAX_NAME_LENGTH} characters: shorten it")
+        raise DefinitionError(
+            f"node name {node.name[:40]!r}... has over {MAX_NAME_LENGTH} characters: shorten it"
+        )
     if not isinstance(node.max_retries, int) or node.max_retries < 1:
         raise DefinitionError(
-            f"node {node.name!r}: max_retries counts all tries and must be 1 or more, got {node.max_retries!r}"
+            f"node {node.name!r}: max_retries counts all tries, so it is 1 or more, got {node.max_retries!r}"
         )
     if not isinstance(node.retry_delay, int | float) or not 0 <= node.retry_delay < float("inf"):
-        raise DefinitionError(f"node {node.name!r}: retry_delay must be 0 or more seconds, got {node.retry_delay!r}")
+        raise DefinitionError(
+            f"node {node.name!r}: retry_delay must be 0 or more seconds, got {node.retry_delay!r}"
+        )
     if node.queue is not None and (not isinstance(node.queue, str) or not node.queue):
-        raise DefinitionError(f"node {node.name!r}: queue must be the name of a Celery queue, got {node.queue!r}")
+        raise DefinitionError(
+            f"node {node.name!r}: queue must be the name of a Celery queue, got {node.queue!r}"
+        )
 
 
 def _fingerprint(graph: Graph) -> str:

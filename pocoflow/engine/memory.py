@@ -261,7 +261,9 @@ class MemoryLedger:
                 return
             if row.crashes > self._timing.max_crashes:
                 row.epoch += 1
-                row.failure = Failure(POISON, POISON_TEXT.format(node=row.node, step=row.step, crashes=row.crashes))
+                row.failure = Failure(
+                    POISON, POISON_TEXT.format(node=row.node, step=row.step, crashes=row.crashes)
+                )
                 self._log(row, "node_error", error=row.failure.message)
                 self._settle(row, Status.FAILED)
                 return

@@ -51,6 +51,8 @@ class NodeRun:
         if action is None:
             return DEFAULT_ACTION
         if not isinstance(action, str):
-            wrong = TypeError(f"post() of node {self._node.name!r} must return an action (str) or None, got {action!r}")
+            wrong = TypeError(
+                f"post() of node {self._node.name!r} must return an action (str) or None, got {action!r}"
+            )
             raise StepFailure(wrong, may_retry=False)
         return action
