@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row
 from sqlalchemy.engine import URL
 
 from pocoflow import codec
-from pocoflow.db import statements as sql
+from pocoflow.db import step_verbs as verbs
 from pocoflow.db.connect import engine_for, translated, with_retry
 from pocoflow.db.queries import Queries
 from pocoflow.engine.ports import EventRow, RunRow
@@ -87,7 +87,7 @@ class SqlLedger(ABC):
     def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:
         held = [(position.run_id, position.epoch, position.owner) for position in positions]
         params = {"p_held": held, "p_wait_s": self._timing.lease_s}
-        rows = self._try(lambda: self._all(sql.HEARTBEAT, params))[0]
+        rows = self._try(lambda: self._all(verbs.HEARTBEAT, params))[0]
         return {row.run_id: row.want for row in rows}
 
     def commit(self, position: Position, record: StepRecord) -> Status | None:
@@ -103,7 +103,7 @@ class SqlLedger(ABC):
             "p_error_msg": record.failure.message if record.failure else None,
             "p_wait_s": self._timing.lease_s if record.hold else self._timing.grace_s,
         }
-        row, tried = self._try(lambda: self._change(sql.COMMIT, params), PATIENT_PAUSES_S)
+        row, tried = self._try(lambda: self._change(verbs.COMMIT, params), PATIENT_PAUSES_S)
         if row is None and tried:
             # The first try may have gone through with only its answer lost: the checkpoint tells.
             return self._try(lambda: self._queries.status_if_committed(position), PATIENT_PAUSES_S)[0]
@@ -122,7 +122,7 @@ class SqlLedger(ABC):
             "p_delay_s": retry_in_s or 0.0,
             "p_wait_s": self._timing.lease_s if hold else 0.0,
         }
-        row, _ = self._try(lambda: self._change(sql.FAIL, params), PATIENT_PAUSES_S)
+        row, _ = self._try(lambda: self._change(verbs.FAIL, params), PATIENT_PAUSES_S)
         return None if row is None else Status(row.status)
 
     def release(self, position: Position, *, delay_s: float = 0.0, unroutable: bool = False) -> Status | None:
@@ -132,7 +132,7 @@ class SqlLedger(ABC):
             "p_unroutable": unroutable,
             "p_wait_s": self._timing.grace_s,
         }
-        row, _ = self._try(lambda: self._change(sql.RELEASE, params))
+        row, _ = self._try(lambda: self._change(verbs.RELEASE, params))
         return None if row is None else Status(row.status)
 
     def interrupt(self, home: str) -> list[str]:
@@ -140,12 +140,12 @@ class SqlLedger(ABC):
         return [row.run_id for row in rows]
 
     def cancel(self, run_id: str) -> Status:
-        row, _ = self._try(lambda: self._change(sql.CANCEL, {"p_run": run_id}))
+        row, _ = self._try(lambda: self._change(verbs.CANCEL, {"p_run": run_id}))
         return Status(row.status) if row is not None else Status(self._known(run_id)["status"])
 
     def resume(self, run_id: str, *, home: str | None) -> Hint:
         params = {"p_run": run_id, "p_home": home, "p_wait_s": self._timing.grace_s}
-        row, _ = self._try(lambda: self._change(sql.RESUME, params))
+        row, _ = self._try(lambda: self._change(verbs.RESUME, params))
         if row is None:
             status = self._known(run_id)["status"]
             raise InvalidTransitionError(
@@ -199,7 +199,7 @@ class SqlLedger(ABC):
         """Returns the claimed run with `state`, the store it goes on from."""
 
     @abstractmethod
-    def _change(self, change: sql.Change, params: Params) -> Row[Any] | None:
+    def _change(self, change: verbs.Change, params: Params) -> Row[Any] | None:
         """Returns the run after the update, or None when the guard did not hold."""
 
     @abstractmethod

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Executable, Row, and_, false, func, literal, select, true
+from sqlalchemy import Executable, Row, and_, false, func, select, true
 from sqlalchemy.dialects.postgresql import insert
 
-from pocoflow.db import statements as sql
+from pocoflow.db import step_verbs as verbs
+from pocoflow.db import sweep_verbs, words
 from pocoflow.db.ledger import Params, SqlLedger
 from pocoflow.db.schema import checkpoints, runs
 
@@ -32,7 +33,7 @@ class PostgresLedger(SqlLedger):
     def _claim(self, params: Params) -> Row[Any] | None:
         return self._one(_claim_statement(), params)
 
-    def _change(self, change: sql.Change, params: Params) -> Row[Any] | None:
+    def _change(self, change: verbs.Change, params: Params) -> Row[Any] | None:
         return self._one(_change_statement(change), params)
 
     def _interrupt(self, params: Params) -> Sequence[Row[Any]]:
@@ -44,25 +45,27 @@ class PostgresLedger(SqlLedger):
 
 @cache
 def _start_statement() -> Executable:
-    new = insert(runs).values(**sql.new_run()).on_conflict_do_nothing().returning(runs).cte("u")
+    new = insert(runs).values(**verbs.new_run()).on_conflict_do_nothing().returning(runs).cte("u")
     known = runs.c
     before = select(false(), known.status, known.input_hash, known.error_type).where(
-        known.run_id == sql.P_RUN, ~select(new.c.run_id).exists()
+        known.run_id == words.P_RUN, ~select(new.c.run_id).exists()
     )
-    history = sql.start_history(new).cte("h")
+    history = verbs.start_history(new).cte("h")
     return select(true(), new.c.status, new.c.input_hash, new.c.error_type).union_all(before).add_cte(history)
 
 
 @cache
 def _claim_statement() -> Executable:
-    claimed = sql.CLAIM.returning(_ASYNC).cte("u")
-    last = and_(checkpoints.c.run_id == claimed.c.run_id, checkpoints.c.step == claimed.c.step - 1)
+    claimed = verbs.CLAIM.returning(_ASYNC).cte("u")
+    last = and_(
+        checkpoints.c.run_id == claimed.c.run_id, checkpoints.c.step == claimed.c.step - words.const(1)
+    )
     state = func.coalesce(checkpoints.c.store_json, claimed.c.input).label("state")
     return select(claimed, state).select_from(claimed.outerjoin(checkpoints, last))
 
 
 @cache
-def _change_statement(change: sql.Change) -> Executable:
+def _change_statement(change: verbs.Change) -> Executable:
     after = change.update.cte("u")
     history = [rows.cte(f"h{index}") for index, rows in enumerate(change.history(after))]
     return select(after).add_cte(*history)
@@ -70,21 +73,21 @@ def _change_statement(change: sql.Change) -> Executable:
 
 @cache
 def _interrupt_statement() -> Executable:
-    after = sql.interrupt().cte("u")
-    history = [rows.cte(f"h{index}") for index, rows in enumerate(sql.interrupt_history(after))]
+    after = sweep_verbs.interrupt().cte("u")
+    history = [rows.cte(f"h{index}") for index, rows in enumerate(sweep_verbs.interrupt_history(after))]
     return select(after).add_cte(*history)
 
 
 @cache
 def _sweep_statement() -> Executable:
     # One sweep at a time; the others go home at once instead of waiting.
-    lock = select(func.pg_try_advisory_xact_lock(literal(_SWEEP_LOCK)).label("ok")).cte("g")
+    lock = select(func.pg_try_advisory_xact_lock(words.const(_SWEEP_LOCK)).label("ok")).cte("g")
     due = (
-        sql.due()
+        sweep_verbs.due()
         .where(select(lock.c.ok).scalar_subquery())
         .with_for_update(skip_locked=True, of=runs)
         .cte("d")
     )
-    after = sql.wake(runs.c.run_id.in_(select(due.c.run_id))).cte("u")
+    after = sweep_verbs.wake(runs.c.run_id.in_(select(due.c.run_id))).cte("u")
     both = select(due, after.c.status, after.c.error_msg).join(after, after.c.run_id == due.c.run_id).cte("b")
-    return select(after).add_cte(sql.sweep_history(both).cte("h"))
+    return select(after).add_cte(sweep_verbs.sweep_history(both).cte("h"))

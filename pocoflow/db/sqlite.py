@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, Executable, FromClause, Row, bindparam, func, literal, select
 from sqlalchemy.dialects.sqlite import insert
 
-from pocoflow.db import statements as sql
+from pocoflow.db import step_verbs as verbs
+from pocoflow.db import sweep_verbs, words
 from pocoflow.db.connect import write_transaction
 from pocoflow.db.ledger import Params, SqlLedger
 from pocoflow.db.schema import checkpoints, runs
@@ -29,11 +30,11 @@ class SqliteLedger(SqlLedger):
 
     def _claim(self, params: Params) -> Row[Any] | None:
         with self.connection() as connection, write_transaction(connection):
-            if connection.execute(sql.CLAIM, params).one_or_none() is None:
+            if connection.execute(verbs.CLAIM, params).one_or_none() is None:
                 return None
             return connection.execute(_claimed(), params).one()
 
-    def _change(self, change: sql.Change, params: Params) -> Row[Any] | None:
+    def _change(self, change: verbs.Change, params: Params) -> Row[Any] | None:
         with self.connection() as connection, write_transaction(connection):
             row = connection.execute(change.update, params).one_or_none()
             if row is not None:
@@ -43,9 +44,9 @@ class SqliteLedger(SqlLedger):
 
     def _interrupt(self, params: Params) -> Sequence[Row[Any]]:
         with self.connection() as connection, write_transaction(connection):
-            rows = connection.execute(sql.interrupt(), params).all()
+            rows = connection.execute(sweep_verbs.interrupt(), params).all()
             for row in rows:
-                for history in sql.interrupt_history(_as_source(row._asdict())):
+                for history in sweep_verbs.interrupt_history(_as_source(row._asdict())):
                     connection.execute(history)
             return rows
 
@@ -62,7 +63,7 @@ class SqliteLedger(SqlLedger):
         after = connection.execute(_wake(), {**params, "p_runs": list(before)}).all()
         for row in after:
             was = before[row.run_id]._asdict() | {"status": row.status, "error_msg": row.error_msg}
-            connection.execute(sql.sweep_history(_as_source(was)))
+            connection.execute(sweep_verbs.sweep_history(_as_source(was)))
         return after
 
 
@@ -70,7 +71,7 @@ class SqliteLedger(SqlLedger):
 def _insert_run() -> Executable:
     return (
         insert(runs)
-        .values(**sql.new_run())
+        .values(**verbs.new_run())
         .on_conflict_do_nothing()
         .returning(runs.c.status, runs.c.input_hash)
     )
@@ -78,47 +79,47 @@ def _insert_run() -> Executable:
 
 @cache
 def _known_run() -> Executable:
-    return select(runs.c.status, runs.c.input_hash, runs.c.error_type).where(runs.c.run_id == sql.P_RUN)
+    return select(runs.c.status, runs.c.input_hash, runs.c.error_type).where(runs.c.run_id == words.P_RUN)
 
 
 @cache
 def _this_run() -> Any:
-    return select(runs).where(runs.c.run_id == sql.P_RUN).subquery("u")
+    return select(runs).where(runs.c.run_id == words.P_RUN).subquery("u")
 
 
 @cache
 def _start_history() -> Executable:
-    return sql.start_history(_this_run())
+    return verbs.start_history(_this_run())
 
 
 @cache
-def _history(change: sql.Change) -> Sequence[Executable]:
+def _history(change: verbs.Change) -> Sequence[Executable]:
     return change.history(_this_run())
 
 
 @cache
 def _claimed() -> Executable:
     r = runs.c
-    last = (checkpoints.c.run_id == r.run_id) & (checkpoints.c.step == r.step - 1)
+    last = (checkpoints.c.run_id == r.run_id) & (checkpoints.c.step == r.step - words.const(1))
     state = func.coalesce(checkpoints.c.store_json, r.input).label("state")
-    unroutable_s = (sql.NOW - r.unroutable_at).label("unroutable_s")
+    unroutable_s = (words.NOW - r.unroutable_at).label("unroutable_s")
     return (
         select(
             r.run_id, r.flow_name, r.step, r.node, r.epoch, r.owner, r.attempt, r.crashes, unroutable_s, state
         )
         .select_from(runs.outerjoin(checkpoints, last))
-        .where(r.run_id == sql.P_RUN)
+        .where(r.run_id == words.P_RUN)
     )
 
 
 @cache
 def _due() -> Executable:
-    return sql.due()
+    return sweep_verbs.due()
 
 
 @cache
 def _wake() -> Executable:
-    return sql.wake(runs.c.run_id.in_(bindparam("p_runs", expanding=True)))
+    return sweep_verbs.wake(runs.c.run_id.in_(bindparam("p_runs", expanding=True)))
 
 
 def _as_source(row: Mapping[str, Any]) -> FromClause:

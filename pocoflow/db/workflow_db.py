@@ -13,7 +13,7 @@ from pocoflow import codec
 from pocoflow.db.connect import database_url, engine_for, translated, write_transaction
 from pocoflow.db.queries import Queries
 from pocoflow.db.schema import checkpoints, events, runs
-from pocoflow.db.statements import STAMP
+from pocoflow.db.words import STAMP
 from pocoflow.engine.ports import EventRow, RunRow
 from pocoflow.engine.records import Status
 from pocoflow.errors import CheckpointNotFoundError, DatabaseError, RunNotFoundError

@@ -6,20 +6,15 @@ one transaction is the ledger's business: one statement in Postgres, a short tra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
-    Boolean,
-    ColumnElement,
-    Double,
     FromClause,
     Insert,
     Integer,
-    Select,
-    Text,
     Update,
     and_,
     bindparam,
@@ -27,59 +22,35 @@ from sqlalchemy import (
     cast,
     func,
     insert,
-    literal,
-    literal_column,
     null,
     or_,
     select,
     tuple_,
-    union_all,
     update,
 )
 
-from pocoflow.db.schema import Now, Timestamp, checkpoints, events, runs
-from pocoflow.engine.records import ENDED, INTERRUPTED, POISON, Status
-from pocoflow.engine.timing import MAX_BACKOFF_DOUBLINGS, MAX_BACKOFF_S
-from pocoflow.engine.wording import INTERRUPTED_TEXT, POISON_TEXT
-
-SWEEP_LIMIT = 500
-
-
-def text_(name: str) -> Any:
-    return bindparam(name, type_=Text)
-
-
-def integer(name: str) -> Any:
-    return bindparam(name, type_=Integer)
-
-
-def seconds(name: str) -> Any:
-    return bindparam(name, type_=Double)
-
-
-def flag(name: str) -> Any:
-    return bindparam(name, type_=Boolean)
-
-
-def const(value: str | int | float) -> Any:
-    """A constant of ours, written into the SQL: each bound parameter costs time at every step."""
-    kind = {str: Text, int: Integer, float: Double}[type(value)]
-    return literal_column(f"'{value}'" if isinstance(value, str) else str(value), kind)
-
-
-def one_of(column: Any, values: Iterable[str]) -> ColumnElement[bool]:
-    among: ColumnElement[bool] = column.in_([const(value) for value in values])
-    return among
-
-
-r = runs.c
-NOW: Any = Now()
-STAMP: Any = Timestamp(const(0.0))
-P_RUN = text_("p_run")
-QUEUED, RUNNING, PAUSED, COMPLETED, FAILED, CANCELLED = (const(status.value) for status in Status)
-ENDED_VALUES = sorted(status.value for status in ENDED)
-DOUBLINGS, LONGEST = const(MAX_BACKOFF_DOUBLINGS), const(MAX_BACKOFF_S)
-LIVE = (Status.QUEUED.value, Status.RUNNING.value)
+from pocoflow.db.schema import Timestamp, checkpoints, runs
+from pocoflow.db.words import (
+    CANCELLED,
+    ENDED_VALUES,
+    FAILED,
+    LIVE,
+    NOW,
+    P_RUN,
+    QUEUED,
+    RUNNING,
+    STAMP,
+    const,
+    end_event,
+    event,
+    flag,
+    integer,
+    log,
+    one_of,
+    r,
+    seconds,
+    text_,
+)
 
 History = Callable[[FromClause], Sequence[Insert]]
 
@@ -90,28 +61,6 @@ class Change:
 
     update: Update
     history: History
-
-
-def _nothing(source: FromClause) -> Sequence[Insert]:
-    return ()
-
-
-def event(source: FromClause, name: str, **values: Any) -> Select[Any]:
-    """One row for the event log, for each row of `source`."""
-    given = {"run_id": source.c.run_id, "step": source.c.step, "event": const(name), "ts": STAMP, **values}
-    columns = [column for column in events.c if column.name != "id"]
-    return select(
-        *(given.get(column.name, cast(null(), column.type)).label(column.name) for column in columns)
-    )
-
-
-def log(*rows: Select[Any]) -> Insert:
-    columns = [column.name for column in events.c if column.name != "id"]
-    return insert(events).from_select(columns, rows[0] if len(rows) == 1 else union_all(*rows))
-
-
-def end_event(source: FromClause) -> Select[Any]:
-    return event(source, "flow_end", action=source.c.status).where(one_of(source.c.status, ENDED_VALUES))
 
 
 # The token: only the owner of this very claim may go on. A lease that ran out but that nobody took
@@ -358,110 +307,3 @@ def new_run() -> dict[str, Any]:
 
 def start_history(source: FromClause) -> Insert:
     return log(event(source, "flow_start", step=cast(null(), Integer), node_name=text_("p_node")))
-
-
-def _filled(template: str, **columns: ColumnElement[Any]) -> Any:
-    filled: Any = literal(template, Text)
-    for name, column in columns.items():
-        filled = func.replace(filled, f"{{{name}}}", cast(column, Text))
-    return filled
-
-
-def due() -> Select[Any]:
-    """The overdue rows of one home, or of all workers, and long overdue rows of any home that has gone."""
-    long_ago = r.wake_at < NOW - seconds("p_lease_s")
-    return (
-        select(
-            r.run_id, r.step.label("step"), r.node.label("node"), r.status.label("was"), r.owner, r.attempt
-        )
-        .where(r.wake_at < NOW, or_(_at_home(), and_(r.home.is_not(None), long_ago)))
-        .order_by(r.wake_at)
-        .limit(SWEEP_LIMIT)
-    )
-
-
-def _at_home() -> ColumnElement[bool]:
-    return r.home.is_not_distinct_from(text_("p_home"))
-
-
-def wake(which: ColumnElement[bool]) -> Update:
-    """What a sweep does to them: send again, take back, or end."""
-    lost = r.status == RUNNING
-    cancelled = and_(lost, r.want.is_not(None))
-    orphaned = ~_at_home()
-    poison = and_(lost, r.crashes >= integer("p_max_crashes"))
-    stops = or_(cancelled, orphaned, poison)
-    doublings = case((r.dispatches < DOUBLINGS, r.dispatches), else_=DOUBLINGS)
-    backoff = seconds("p_grace_s") * const(1).bitwise_lshift(doublings)
-    poison_msg = _filled(POISON_TEXT, node=r.node, crashes=r.crashes + const(1), step=r.step)
-    return (
-        update(runs)
-        .where(which)
-        .values(
-            status=case(
-                (cancelled, CANCELLED),
-                (orphaned, PAUSED),
-                (poison, FAILED),
-                else_=QUEUED,
-            ),
-            want=null(),
-            crashes=r.crashes + case((lost, const(1)), else_=const(0)),
-            epoch=r.epoch + case((stops, const(1)), else_=const(0)),
-            due_at=case((lost, NOW), else_=r.due_at),
-            wake_at=case((stops, null()), else_=NOW + case((backoff < LONGEST, backoff), else_=LONGEST)),
-            dispatches=r.dispatches + const(1),
-            error_type=case(
-                (cancelled, r.error_type),
-                (orphaned, const(INTERRUPTED)),
-                (poison, const(POISON)),
-                else_=r.error_type,
-            ),
-            error_msg=case(
-                (cancelled, r.error_msg),
-                (orphaned, _filled(INTERRUPTED_TEXT, run_id=r.run_id)),
-                (poison, poison_msg),
-                else_=r.error_msg,
-            ),
-            completed_at=case((and_(stops, or_(cancelled, ~orphaned)), STAMP)),
-        )
-        .returning(r.run_id, r.step, r.status, r.queue, r.error_msg)
-    )
-
-
-def sweep_history(source: FromClause) -> Insert:
-    """What a sweep writes; `source` is a row of `due` with the new status and error."""
-    s = source.c
-    step = {"node_name": s.node, "attempt": s.attempt, "worker": worker_of(s.owner)}
-    lost = event(source, "step_lost", **step).where(s.was == RUNNING)
-    poisoned = event(source, "node_error", **step, error_msg=s.error_msg).where(s.status == FAILED)
-    paused = event(source, "run_interrupted", error_msg=s.error_msg).where(s.status == PAUSED)
-    return log(lost, poisoned, paused, end_event(source))
-
-
-def worker_of(owner: ColumnElement[str]) -> ColumnElement[str]:
-    """The process that an owner token names: all but the last 33 characters, ":" and 32 hex digits."""
-    return func.substr(owner, 1, func.length(owner) - 33)
-
-
-def interrupt() -> Update:
-    """Pause what lives in a home that is about to go."""
-    return (
-        update(runs)
-        .where(r.home == text_("p_home"), one_of(r.status, LIVE))
-        .values(
-            status=case((_cancel, CANCELLED), else_=PAUSED),
-            epoch=r.epoch + const(1),
-            owner=null(),
-            want=null(),
-            wake_at=null(),
-            error_type=const(INTERRUPTED),
-            error_msg=_filled(INTERRUPTED_TEXT, run_id=r.run_id),
-            completed_at=case((_cancel, STAMP)),
-        )
-        .returning(r.run_id, r.step.label("step"), r.status, r.error_msg)
-    )
-
-
-def interrupt_history(source: FromClause) -> Sequence[Insert]:
-    paused = event(source, "run_interrupted", error_msg=source.c.error_msg)
-    return (log(paused.where(source.c.status == PAUSED), end_event(source)),)

@@ -1,0 +1,159 @@
+"""How a sweep finds and wakes what was lost, as SQLAlchemy Core expressions for both databases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Insert,
+    Select,
+    Text,
+    Update,
+    and_,
+    case,
+    cast,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    update,
+)
+
+from pocoflow.db.schema import runs
+from pocoflow.db.words import (
+    CANCELLED,
+    FAILED,
+    LIVE,
+    NOW,
+    PAUSED,
+    QUEUED,
+    RUNNING,
+    STAMP,
+    const,
+    end_event,
+    event,
+    integer,
+    log,
+    one_of,
+    r,
+    seconds,
+    text_,
+)
+from pocoflow.engine.records import INTERRUPTED, POISON
+from pocoflow.engine.timing import MAX_BACKOFF_DOUBLINGS, MAX_BACKOFF_S
+from pocoflow.engine.wording import INTERRUPTED_TEXT, POISON_TEXT
+
+SWEEP_LIMIT = 500
+DOUBLINGS, LONGEST = const(MAX_BACKOFF_DOUBLINGS), const(MAX_BACKOFF_S)
+_cancel = r.want == const("cancel")
+
+
+def _filled(template: str, **columns: ColumnElement[Any]) -> Any:
+    filled: Any = literal(template, Text)
+    for name, column in columns.items():
+        filled = func.replace(filled, f"{{{name}}}", cast(column, Text))
+    return filled
+
+
+def due() -> Select[Any]:
+    """The overdue rows of one home, or of all workers, and long overdue rows of any home that has gone."""
+    long_ago = r.wake_at < NOW - seconds("p_lease_s")
+    return (
+        select(
+            r.run_id, r.step.label("step"), r.node.label("node"), r.status.label("was"), r.owner, r.attempt
+        )
+        .where(r.wake_at < NOW, or_(_at_home(), and_(r.home.is_not(None), long_ago)))
+        .order_by(r.wake_at)
+        .limit(SWEEP_LIMIT)
+    )
+
+
+def _at_home() -> ColumnElement[bool]:
+    return r.home.is_not_distinct_from(text_("p_home"))
+
+
+def wake(which: ColumnElement[bool]) -> Update:
+    """What a sweep does to them: send again, take back, or end."""
+    lost = r.status == RUNNING
+    cancelled = and_(lost, r.want.is_not(None))
+    orphaned = ~_at_home()
+    poison = and_(lost, r.crashes >= integer("p_max_crashes"))
+    stops = or_(cancelled, orphaned, poison)
+    doublings = case((r.dispatches < DOUBLINGS, r.dispatches), else_=DOUBLINGS)
+    backoff = seconds("p_grace_s") * const(1).bitwise_lshift(doublings)
+    poison_msg = _filled(POISON_TEXT, node=r.node, crashes=r.crashes + const(1), step=r.step)
+    return (
+        update(runs)
+        .where(which)
+        .values(
+            status=case(
+                (cancelled, CANCELLED),
+                (orphaned, PAUSED),
+                (poison, FAILED),
+                else_=QUEUED,
+            ),
+            want=null(),
+            crashes=r.crashes + case((lost, const(1)), else_=const(0)),
+            epoch=r.epoch + case((stops, const(1)), else_=const(0)),
+            due_at=case((lost, NOW), else_=r.due_at),
+            wake_at=case((stops, null()), else_=NOW + case((backoff < LONGEST, backoff), else_=LONGEST)),
+            dispatches=r.dispatches + const(1),
+            error_type=case(
+                (cancelled, r.error_type),
+                (orphaned, const(INTERRUPTED)),
+                (poison, const(POISON)),
+                else_=r.error_type,
+            ),
+            error_msg=case(
+                (cancelled, r.error_msg),
+                (orphaned, _filled(INTERRUPTED_TEXT, run_id=r.run_id)),
+                (poison, poison_msg),
+                else_=r.error_msg,
+            ),
+            completed_at=case((and_(stops, or_(cancelled, ~orphaned)), STAMP)),
+        )
+        .returning(r.run_id, r.step, r.status, r.queue, r.error_msg)
+    )
+
+
+def sweep_history(source: FromClause) -> Insert:
+    """What a sweep writes; `source` is a row of `due` with the new status and error."""
+    s = source.c
+    step = {"node_name": s.node, "attempt": s.attempt, "worker": worker_of(s.owner)}
+    lost = event(source, "step_lost", **step).where(s.was == RUNNING)
+    poisoned = event(source, "node_error", **step, error_msg=s.error_msg).where(s.status == FAILED)
+    paused = event(source, "run_interrupted", error_msg=s.error_msg).where(s.status == PAUSED)
+    return log(lost, poisoned, paused, end_event(source))
+
+
+def worker_of(owner: ColumnElement[str]) -> ColumnElement[str]:
+    """The process that an owner token names: all but the last 33 characters, ":" and 32 hex digits."""
+    return func.substr(owner, 1, func.length(owner) - 33)
+
+
+def interrupt() -> Update:
+    """Pause what lives in a home that is about to go."""
+    return (
+        update(runs)
+        .where(r.home == text_("p_home"), one_of(r.status, LIVE))
+        .values(
+            status=case((_cancel, CANCELLED), else_=PAUSED),
+            epoch=r.epoch + const(1),
+            owner=null(),
+            want=null(),
+            wake_at=null(),
+            error_type=const(INTERRUPTED),
+            error_msg=_filled(INTERRUPTED_TEXT, run_id=r.run_id),
+            completed_at=case((_cancel, STAMP)),
+        )
+        .returning(r.run_id, r.step.label("step"), r.status, r.error_msg)
+    )
+
+
+def interrupt_history(source: FromClause) -> Sequence[Insert]:
+    paused = event(source, "run_interrupted", error_msg=source.c.error_msg)
+    return (log(paused.where(source.c.status == PAUSED), end_event(source)),)
