@@ -196,3 +196,8 @@ def _describe(error: Any) -> str:
     value = error.get("input")
     shown = mask_url(value) if isinstance(value, str) and "://" in value else repr(value)
     return f"{name}={shown}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def export(**values: str) -> None:
+    """Set settings for the rest of this process and for the processes that it starts."""
+    os.environ.update({PREFIX + name.upper(): value for name, value in values.items()})

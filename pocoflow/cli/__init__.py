@@ -1,0 +1,1 @@
+"""The `pocoflow` command. Data goes to standard output, talk to standard error."""
