@@ -16,7 +16,7 @@ from celery.worker import state
 from kombu.exceptions import OperationalError
 
 from pocoflow.engine.records import Hint
-from pocoflow.logging import get_logger, log_event
+from pocoflow.logging import WARNING, get_logger, log_event
 from pocoflow.settings import AMQP_SCHEMES, REDIS_SCHEMES, Settings
 
 log = get_logger("runner")
@@ -82,7 +82,11 @@ def register_tasks(
         hint = _valid_hint(run_id, step)
         if hint is None:
             log_event(
-                log, "malformed message dropped", level=30, run_id=repr(run_id)[:80], step=repr(step)[:80]
+                log,
+                "malformed message dropped",
+                level=WARNING,
+                run_id=repr(run_id)[:80],
+                step=repr(step)[:80],
             )
             return
         run_step(hint, (task.request.headers or {}).get(DATABASE_HEADER))
@@ -127,6 +131,6 @@ def _sweeper(app: Celery, sweep_s: float) -> type[bootsteps.StartStopStep]:
             try:
                 app.send_task(SWEEP, queue=queue, expires=sweep_s, retry=False)
             except OperationalError as exc:
-                log_event(log, "sweep not asked for, broker is away", level=30, error=str(exc))
+                log_event(log, "sweep not asked for, broker is away", level=WARNING, error=str(exc))
 
     return Sweeper

@@ -11,7 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from pocoflow.logging import get_logger, log_event
+from pocoflow.logging import WARNING, get_logger, log_event
 from pocoflow.settings import mask_url
 
 log = get_logger("runner")
@@ -79,7 +79,7 @@ class RedisFlags:
             log_event(
                 log,
                 "Redis does not answer, going on without",
-                level=30,
+                level=WARNING,
                 url=mask_url(self._url),
                 error=str(exc),
             )

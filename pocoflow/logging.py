@@ -6,12 +6,13 @@ Importing this attaches no handler: a library stays silent until `setup_logging`
 from __future__ import annotations
 
 import logging
+from logging import ERROR, INFO, WARNING
 from pathlib import Path
 
 import dd_logging
 from dd_logging import log_event
 
-__all__ = ["ROOT", "disable_logging", "get_logger", "log_event", "setup_logging"]
+__all__ = ["ERROR", "INFO", "ROOT", "WARNING", "disable_logging", "get_logger", "log_event", "setup_logging"]
 
 ROOT = "pocoflow"
 

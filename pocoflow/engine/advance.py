@@ -23,7 +23,7 @@ from pocoflow.engine.records import (
 from pocoflow.engine.snapshot import write_snapshot
 from pocoflow.engine.step import NodeRun, StepFailure
 from pocoflow.errors import MaxStepsError
-from pocoflow.logging import get_logger, log_event
+from pocoflow.logging import ERROR, WARNING, get_logger, log_event
 from pocoflow.node import Node, current_step
 from pocoflow.store import Store
 
@@ -121,7 +121,7 @@ def _retry(
     log_event(
         log,
         "step failed, will be tried again",
-        level=30,
+        level=WARNING,
         run_id=position.run_id,
         step=position.step,
         node=position.node,
@@ -147,7 +147,7 @@ def _fail_step(
         log_event(
             log,
             "step failed, the run ends",
-            level=40,
+            level=ERROR,
             run_id=position.run_id,
             step=position.step,
             node=position.node,
@@ -192,7 +192,7 @@ def _commit(
         log_event(
             log,
             "step was taken over, its result is discarded",
-            level=30,
+            level=WARNING,
             run_id=position.run_id,
             step=position.step,
         )

@@ -11,7 +11,7 @@ from pocoflow.engine.graph import Definition
 from pocoflow.engine.ports import Dispatcher, Ports
 from pocoflow.engine.records import Claim, Continue, Finish, Hint, Outcome, Position
 from pocoflow.errors import BrokerError, StoreSerializationError, UnknownFlowError
-from pocoflow.logging import get_logger, log_event
+from pocoflow.logging import WARNING, get_logger, log_event
 from pocoflow.store import Store
 
 log = get_logger("runner")
@@ -60,7 +60,12 @@ def send(hint: Hint, dispatcher: Dispatcher) -> None:
         dispatcher.send(hint)
     except BrokerError as exc:
         log_event(
-            log, "hint not sent, the sweep will", level=30, run_id=hint.run_id, step=hint.step, error=str(exc)
+            log,
+            "hint not sent, the sweep will",
+            level=WARNING,
+            run_id=hint.run_id,
+            step=hint.step,
+            error=str(exc),
         )
 
 
@@ -98,7 +103,7 @@ def _give_back_unknown(
     log_event(
         log,
         "flow unknown here, step given back",
-        level=30,
+        level=WARNING,
         run_id=position.run_id,
         step=position.step,
         flow=position.flow_name,

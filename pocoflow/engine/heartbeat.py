@@ -8,7 +8,7 @@ import threading
 from pocoflow.engine.ports import Clock, ControlFlags, Ledger
 from pocoflow.engine.records import Position
 from pocoflow.errors import DatabaseError
-from pocoflow.logging import get_logger, log_event
+from pocoflow.logging import WARNING, get_logger, log_event
 
 log = get_logger("runner")
 
@@ -90,4 +90,4 @@ class Heartbeats:
                 self.beat(old)
             except DatabaseError as exc:
                 # The step goes on: its result counts unless somebody took the step over meanwhile.
-                log_event(log, "lease not extended, database is away", level=30, error=str(exc))
+                log_event(log, "lease not extended, database is away", level=WARNING, error=str(exc))

@@ -16,27 +16,31 @@ from pocoflow import wiring
 from pocoflow.broker import make_app, register_tasks
 from pocoflow.db.connect import forget_inherited_engines
 from pocoflow.errors import SettingsError
-from pocoflow.logging import get_logger, log_event
+from pocoflow.logging import INFO, WARNING, get_logger, log_event
 from pocoflow.registry import Registry
 from pocoflow.settings import Settings, mask_url
+from pocoflow.workers.logs import hide_sweeps
 from pocoflow.workers.tasks import Worker
 
 log = get_logger("runner")
 
 
-def make_worker_app(settings: Settings) -> Celery:
-    """Return the app of a worker that knows the flows in these settings."""
+def make_worker_app(settings: Settings, registry: Registry) -> Celery:
+    """Return the app of a worker that knows these flows."""
     if settings.broker_url is None:
         raise SettingsError(
             "POCOFLOW_BROKER_URL is not set: a worker needs a broker (for example redis://localhost:6379/0)"
         )
-    worker = Worker(Registry(settings.flows), settings)
+    worker = Worker(registry, settings)
     made = make_app(settings, settings.broker_url)
     register_tasks(made, run_step=worker.run_step, sweep=worker.sweep, sweep_s=settings.sweep_s)
     return made
 
 
-app = make_worker_app(wiring.load_settings())
+hide_sweeps()
+settings = wiring.load_settings()
+registry = Registry(settings.flows)
+app = make_worker_app(settings, registry)
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
@@ -46,13 +50,11 @@ def _after_fork(**_: Any) -> None:
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _say_hello(**_: Any) -> None:
-    settings = wiring.load_settings()
-    flows = Registry(settings.flows).names
     log_event(
         log,
         "worker ready",
-        level=20 if flows else 30,
-        flows=", ".join(flows) or "none: set POCOFLOW_FLOWS to the modules that define them",
+        level=INFO if registry.names else WARNING,
+        flows=", ".join(registry.names) or "none: set POCOFLOW_FLOWS to the modules that define them",
         database=wiring.database_name(settings.database_url),
         broker=mask_url(settings.broker_url),
     )

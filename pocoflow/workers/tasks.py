@@ -10,7 +10,7 @@ from pocoflow.engine.deliver import deliver, send
 from pocoflow.engine.ports import Dispatcher, Ports
 from pocoflow.engine.records import Hint
 from pocoflow.errors import DatabaseError
-from pocoflow.logging import get_logger, log_event
+from pocoflow.logging import ERROR, get_logger, log_event
 from pocoflow.registry import Registry
 from pocoflow.settings import Settings
 
@@ -39,7 +39,9 @@ class Worker:
             )
         except DatabaseError as exc:
             # Nothing is lost: the run is in the database, and a sweep brings it up again.
-            log_event(log, "step not executed", level=40, run_id=hint.run_id, step=hint.step, error=str(exc))
+            log_event(
+                log, "step not executed", level=ERROR, run_id=hint.run_id, step=hint.step, error=str(exc)
+            )
             return
         if outcome is None and database is not None and database != self._database:
             self._complain_if_unknown(hint, database, ports)
@@ -49,7 +51,7 @@ class Worker:
         try:
             hints = self._ports().ledger.sweep()
         except DatabaseError as exc:
-            log_event(log, "sweep failed", level=40, error=str(exc))
+            log_event(log, "sweep failed", level=ERROR, error=str(exc))
             return
         for hint in hints:
             send(hint, self._dispatcher())
@@ -68,5 +70,5 @@ class Worker:
             f"it was started with POCOFLOW_DATABASE_URL={database}, but a worker that got its message has "
             f"POCOFLOW_DATABASE_URL={self._database}: give both the same"
         )
-        log_event(log, "message about a run in another database", level=40, run_id=hint.run_id, error=text)
+        log_event(log, "message about a run in another database", level=ERROR, run_id=hint.run_id, error=text)
         ports.flags.complain(hint.run_id, text)
