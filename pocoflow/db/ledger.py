@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, repeat
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Row
 from sqlalchemy.engine import URL
@@ -71,18 +71,8 @@ class SqlLedger(ABC):
         row = self._try(lambda: self._claim(params))[0]
         if row is None:
             return None
-        position = Position(
-            row.run_id,
-            row.flow_name,
-            row.step,
-            row.node,
-            row.epoch,
-            row.owner,
-            row.attempt,
-            row.crashes,
-            row.unroutable_s,
-        )
-        return Claim(position, row.state)
+        *position, state = row
+        return Claim(Position(*position), state)
 
     def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:
         held = [(position.run_id, position.epoch, position.owner) for position in positions]
@@ -186,20 +176,16 @@ class SqlLedger(ABC):
         with self.connection() as connection:
             return connection.execute(statement, params).all()
 
-    def _one(self, statement: Any, params: Params) -> Row[Any] | None:
-        with self.connection() as connection:
-            return connection.execute(statement, params).one_or_none()
-
     @abstractmethod
     def _start(self, params: Params) -> Any:
         """Returns (created, status, input_hash, error_type)."""
 
     @abstractmethod
-    def _claim(self, params: Params) -> Row[Any] | None:
-        """Returns the claimed run with `state`, the store it goes on from."""
+    def _claim(self, params: Params) -> Sequence[Any] | None:
+        """Returns the fields of the position, then the store it goes on from."""
 
     @abstractmethod
-    def _change(self, change: verbs.Change, params: Params) -> Row[Any] | None:
+    def _change(self, change: verbs.Change, params: Params) -> Moved | None:
         """Returns the run after the update, or None when the guard did not hold."""
 
     @abstractmethod
@@ -207,6 +193,15 @@ class SqlLedger(ABC):
 
     @abstractmethod
     def _sweep(self, params: Params) -> Sequence[Row[Any]]: ...
+
+
+class Moved(NamedTuple):
+    """A run after a verb."""
+
+    run_id: str
+    status: str
+    step: int
+    queue: str | None = None
 
 
 def _token(position: Position) -> Params:

@@ -7,17 +7,21 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import Executable, Row, and_, false, func, select, true
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import insert, psycopg
+from sqlalchemy.engine import Dialect
 
 from pocoflow.db import step_verbs as verbs
 from pocoflow.db import sweep_verbs, words
-from pocoflow.db.ledger import Params, SqlLedger
+from pocoflow.db.connect import engine_for
+from pocoflow.db.ledger import Moved, Params, SqlLedger
+from pocoflow.db.prepared import compiled, cursor
 from pocoflow.db.schema import checkpoints, runs
 
+_DIALECT: Dialect = psycopg.dialect()  # type: ignore[no-untyped-call]
 _SWEEP_LOCK = 774411
 # No wait for the disk where losing the write costs nothing: after a crash of the database the step is
 # claimed anew, and the first owner's token no longer fits.
-_ASYNC = func.set_config("synchronous_commit", "off", True).label("async_commit")
+_ASYNC = func.set_config(words.const("synchronous_commit"), words.const("off"), true()).label("async_commit")
 
 
 class PostgresLedger(SqlLedger):
@@ -25,16 +29,17 @@ class PostgresLedger(SqlLedger):
 
     def _start(self, params: Params) -> Any:
         while True:
-            row = self._one(_start_statement(), params)
+            row = self._fetch(_start_sql(), params)
             # None: another process inserts the same run_id just now; its row is there in a moment.
             if row is not None:
                 return row
 
-    def _claim(self, params: Params) -> Row[Any] | None:
-        return self._one(_claim_statement(), params)
+    def _claim(self, params: Params) -> Sequence[Any] | None:
+        return self._fetch(_claim_sql(), params)
 
-    def _change(self, change: verbs.Change, params: Params) -> Row[Any] | None:
-        return self._one(_change_statement(change), params)
+    def _change(self, change: verbs.Change, params: Params) -> Moved | None:
+        row = self._fetch(_change_sql(change), params)
+        return None if row is None else Moved(*row)
 
     def _interrupt(self, params: Params) -> Sequence[Row[Any]]:
         return self._all(_interrupt_statement(), params)
@@ -42,33 +47,39 @@ class PostgresLedger(SqlLedger):
     def _sweep(self, params: Params) -> Sequence[Row[Any]]:
         return self._all(_sweep_statement(), params)
 
+    def _fetch(self, sql: str, params: Params) -> Sequence[Any] | None:
+        with cursor(engine_for(self.url)) as made:
+            row: Sequence[Any] | None = made.execute(sql, params).fetchone()
+            return row
+
 
 @cache
-def _start_statement() -> Executable:
+def _start_sql() -> str:
     new = insert(runs).values(**verbs.new_run()).on_conflict_do_nothing().returning(runs).cte("u")
     known = runs.c
     before = select(false(), known.status, known.input_hash, known.error_type).where(
         known.run_id == words.P_RUN, ~select(new.c.run_id).exists()
     )
     history = verbs.start_history(new).cte("h")
-    return select(true(), new.c.status, new.c.input_hash, new.c.error_type).union_all(before).add_cte(history)
+    created = select(true(), new.c.status, new.c.input_hash, new.c.error_type)
+    return compiled(created.union_all(before).add_cte(history), _DIALECT)
 
 
 @cache
-def _claim_statement() -> Executable:
-    claimed = verbs.CLAIM.returning(_ASYNC).cte("u")
-    last = and_(
-        checkpoints.c.run_id == claimed.c.run_id, checkpoints.c.step == claimed.c.step - words.const(1)
-    )
-    state = func.coalesce(checkpoints.c.store_json, claimed.c.input).label("state")
-    return select(claimed, state).select_from(claimed.outerjoin(checkpoints, last))
+def _claim_sql() -> str:
+    claimed = verbs.CLAIM.returning(runs.c.input, _ASYNC).cte("u")
+    c = claimed.c
+    last = and_(checkpoints.c.run_id == c.run_id, checkpoints.c.step == c.step - words.const(1))
+    position = (c.run_id, c.flow_name, c.step, c.node, c.epoch, c.owner, c.attempt, c.crashes, c.unroutable_s)
+    state = func.coalesce(checkpoints.c.store_json, c.input)
+    return compiled(select(*position, state).select_from(claimed.outerjoin(checkpoints, last)), _DIALECT)
 
 
 @cache
-def _change_statement(change: verbs.Change) -> Executable:
+def _change_sql(change: verbs.Change) -> str:
     after = change.update.cte("u")
     history = [rows.cte(f"h{index}") for index, rows in enumerate(change.history(after))]
-    return select(after).add_cte(*history)
+    return compiled(select(after).add_cte(*history), _DIALECT)
 
 
 @cache

@@ -2,45 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, Executable, FromClause, Row, bindparam, func, literal, select
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.dialects.sqlite import insert, pysqlite
 
 from pocoflow.db import step_verbs as verbs
 from pocoflow.db import sweep_verbs, words
-from pocoflow.db.connect import write_transaction
-from pocoflow.db.ledger import Params, SqlLedger
+from pocoflow.db.connect import engine_for, write_transaction
+from pocoflow.db.ledger import Moved, Params, SqlLedger
+from pocoflow.db.prepared import compiled, cursor
 from pocoflow.db.schema import checkpoints, runs
+
+_DIALECT = pysqlite.dialect(paramstyle="named")
 
 
 class SqliteLedger(SqlLedger):
     """See `Ledger`. SQLite has no data-modifying CTEs, so a verb is an update and then its history."""
 
     def _start(self, params: Params) -> Any:
-        with self.connection() as connection, write_transaction(connection):
-            row = connection.execute(_insert_run(), params).one_or_none()
+        with self._writing() as made:
+            row = made.execute(_insert_sql(), params).fetchone()
             if row is None:
-                known = connection.execute(_known_run(), params).one()
-                return False, known.status, known.input_hash, known.error_type
-            connection.execute(_start_history(), params)
-            return True, row.status, row.input_hash, None
+                return (False, *made.execute(_known_sql(), params).fetchone())
+            made.execute(_start_history_sql(), params)
+            return (True, *row)
 
-    def _claim(self, params: Params) -> Row[Any] | None:
-        with self.connection() as connection, write_transaction(connection):
-            if connection.execute(verbs.CLAIM, params).one_or_none() is None:
+    def _claim(self, params: Params) -> Sequence[Any] | None:
+        with self._writing() as made:
+            if made.execute(_claim_sql(), params).fetchone() is None:
                 return None
-            return connection.execute(_claimed(), params).one()
-
-    def _change(self, change: verbs.Change, params: Params) -> Row[Any] | None:
-        with self.connection() as connection, write_transaction(connection):
-            row = connection.execute(change.update, params).one_or_none()
-            if row is not None:
-                for rows in _history(change):
-                    connection.execute(rows, params)
+            row: Sequence[Any] = made.execute(_claimed_sql(), params).fetchone()
             return row
+
+    def _change(self, change: verbs.Change, params: Params) -> Moved | None:
+        update, *history = _change_sql(change)
+        with self._writing() as made:
+            row = made.execute(update, params).fetchone()
+            if row is None:
+                return None
+            for insert_rows in history:
+                made.execute(insert_rows, params)
+            return Moved(*row)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Any]:
+        with cursor(engine_for(self.url)) as made:
+            made.execute("begin immediate")
+            try:
+                yield made
+            except BaseException:
+                made.execute("rollback")
+                raise
+            made.execute("commit")
 
     def _interrupt(self, params: Params) -> Sequence[Row[Any]]:
         with self.connection() as connection, write_transaction(connection):
@@ -68,48 +85,49 @@ class SqliteLedger(SqlLedger):
 
 
 @cache
-def _insert_run() -> Executable:
-    return (
-        insert(runs)
-        .values(**verbs.new_run())
-        .on_conflict_do_nothing()
-        .returning(runs.c.status, runs.c.input_hash)
+def _insert_sql() -> str:
+    returned = (runs.c.status, runs.c.input_hash, runs.c.error_type)
+    return compiled(
+        insert(runs).values(**verbs.new_run()).on_conflict_do_nothing().returning(*returned), _DIALECT
     )
 
 
 @cache
-def _known_run() -> Executable:
-    return select(runs.c.status, runs.c.input_hash, runs.c.error_type).where(runs.c.run_id == words.P_RUN)
+def _known_sql() -> str:
+    known = select(runs.c.status, runs.c.input_hash, runs.c.error_type).where(runs.c.run_id == words.P_RUN)
+    return compiled(known, _DIALECT)
 
 
 @cache
-def _this_run() -> Any:
-    return select(runs).where(runs.c.run_id == words.P_RUN).subquery("u")
+def _start_history_sql() -> str:
+    return compiled(verbs.start_history(_this_run()), _DIALECT)
 
 
 @cache
-def _start_history() -> Executable:
-    return verbs.start_history(_this_run())
+def _claim_sql() -> str:
+    return compiled(verbs.CLAIM, _DIALECT)
 
 
 @cache
-def _history(change: verbs.Change) -> Sequence[Executable]:
-    return change.history(_this_run())
-
-
-@cache
-def _claimed() -> Executable:
+def _claimed_sql() -> str:
     r = runs.c
     last = (checkpoints.c.run_id == r.run_id) & (checkpoints.c.step == r.step - words.const(1))
-    state = func.coalesce(checkpoints.c.store_json, r.input).label("state")
-    unroutable_s = (words.NOW - r.unroutable_at).label("unroutable_s")
-    return (
-        select(
-            r.run_id, r.flow_name, r.step, r.node, r.epoch, r.owner, r.attempt, r.crashes, unroutable_s, state
-        )
-        .select_from(runs.outerjoin(checkpoints, last))
-        .where(r.run_id == words.P_RUN)
-    )
+    unroutable_s = words.NOW - r.unroutable_at
+    position = (r.run_id, r.flow_name, r.step, r.node, r.epoch, r.owner, r.attempt, r.crashes, unroutable_s)
+    state = func.coalesce(checkpoints.c.store_json, r.input)
+    claimed = select(*position, state).select_from(runs.outerjoin(checkpoints, last))
+    return compiled(claimed.where(r.run_id == words.P_RUN), _DIALECT)
+
+
+@cache
+def _change_sql(change: verbs.Change) -> tuple[str, ...]:
+    """The update, then one statement for each kind of history."""
+    return tuple(compiled(part, _DIALECT) for part in (change.update, *change.history(_this_run())))
+
+
+@cache
+def _this_run() -> FromClause:
+    return select(runs).where(runs.c.run_id == words.P_RUN).subquery("u")
 
 
 @cache

@@ -260,7 +260,6 @@ CLAIM = (
         r.attempt,
         r.crashes,
         (NOW - r.unroutable_at).label("unroutable_s"),
-        r.input,
     )
 )
 HEARTBEAT = (

@@ -1,0 +1,46 @@
+"""The statements of the hot path, compiled once and sent straight to the driver.
+
+SQLAlchemy builds and pools; executing through it as well would double what a step costs in this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Engine, Executable
+from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.sql import ClauseElement
+
+Params = Mapping[str, Any]
+
+
+def compiled(statement: Executable, dialect: Dialect) -> str:
+    """Return the SQL text, with parameters named `p_...` only: a value hidden in it would be lost here."""
+    assert isinstance(statement, ClauseElement)
+    made = statement.compile(dialect=dialect)
+    hidden = [name for name in made.params if not name.startswith("p_")]
+    assert not hidden, f"write {hidden} as words.const(...)"
+    return str(made)
+
+
+@contextmanager
+def cursor(engine: Engine) -> Iterator[Any]:
+    """A driver's cursor on a pooled connection; its errors become SQLAlchemy's, as everywhere else."""
+    connection = engine.raw_connection()
+    driver = engine.dialect.loaded_dbapi
+    made = connection.cursor()
+    try:
+        yield made
+    except driver.Error as exc:
+        lost = engine.dialect.is_disconnect(exc, connection.driver_connection, made)
+        if lost:
+            connection.invalidate(exc)
+        raise DBAPIError.instance(
+            None, None, exc, driver.Error, connection_invalidated=lost, dialect=engine.dialect
+        ) from exc
+    finally:
+        made.close()
+        connection.close()
