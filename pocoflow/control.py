@@ -12,6 +12,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from pocoflow.logging import WARNING, get_logger, log_event
+from pocoflow.pipelined import Pipelined
 from pocoflow.settings import mask_url
 
 log = get_logger("runner")
@@ -40,15 +41,29 @@ class RedisFlags:
             socket_connect_timeout=TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
         )
+        self._ahead = Pipelined(self._client)
+        self._asked = threading.local()
         self._silent_until = 0.0
         self._ended = threading.Condition()
         self._listener: threading.Thread | None = None
 
     def ask_cancel(self, run_id: str) -> None:
-        self._try(lambda: self._client.set(f"{PREFIX}cancel:{run_id}", 1, ex=FLAG_TTL_S))
+        self._try(lambda: self._client.set(_cancel_key(run_id), 1, ex=FLAG_TTL_S))
+
+    def look_ahead(self, run_id: str) -> None:
+        def ask() -> None:
+            self._ahead.answer()  # of a step that then was not there to execute
+            self._ahead.send("EXISTS", _cancel_key(run_id))
+            self._asked.run_id = run_id
+
+        self._try(ask)
 
     def cancel_asked(self, run_id: str) -> bool | None:
-        return self._try(lambda: bool(self._client.exists(f"{PREFIX}cancel:{run_id}")))
+        if getattr(self._asked, "run_id", None) != run_id:
+            return self._try(lambda: bool(self._client.exists(_cancel_key(run_id))))
+        self._asked.run_id = None
+        answer = self._try(self._ahead.answer)
+        return None if answer is None else bool(answer)
 
     def announce_end(self, run_id: str) -> None:
         self._try(lambda: self._client.publish(DONE_CHANNEL, run_id))
@@ -97,3 +112,7 @@ class RedisFlags:
             except redis.RedisError:
                 # Waiters poll the ledger anyway; try again when Redis may be back.
                 threading.Event().wait(SILENCE_S)
+
+
+def _cancel_key(run_id: str) -> str:
+    return f"{PREFIX}cancel:{run_id}"

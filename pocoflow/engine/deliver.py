@@ -38,6 +38,7 @@ def deliver(
     Returns:
         Where the run went; None when there was nothing to execute, or this worker cannot.
     """
+    ports.flags.look_ahead(hint.run_id)
     claim = ports.ledger.claim(hint.run_id, hint.step, owner=new_owner(worker))
     if claim is None:
         return None

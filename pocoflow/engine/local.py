@@ -71,6 +71,9 @@ class LocalFlags:
     def ask_cancel(self, run_id: str) -> None:
         """Nothing to do: the ledger has it, and the running step asks the ledger."""
 
+    def look_ahead(self, run_id: str) -> None:
+        """Nothing to do."""
+
     def cancel_asked(self, run_id: str) -> bool | None:
         return None
 

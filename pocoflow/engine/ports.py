@@ -137,6 +137,10 @@ class ControlFlags(Protocol):
 
     def ask_cancel(self, run_id: str) -> None: ...
 
+    def look_ahead(self, run_id: str) -> None:
+        """Begin to find out what `cancel_asked` will soon be asked, while the caller is busy elsewhere."""
+        ...
+
     def cancel_asked(self, run_id: str) -> bool | None:
         """True, False, or None when only the ledger knows."""
         ...
