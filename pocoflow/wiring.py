@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+NOBODY = "nobody"
 CLOCK = SystemClock()
 UNTRACKED = Ports(Untracked(), LocalFlags(), Unwatched(), CLOCK)
 
@@ -109,7 +110,7 @@ def database_ports(database: str | Path, settings: Settings) -> Ports:
 
     url = database_url(database)
     engine_for(url)
-    return _once(("database", url, settings), lambda: _tracked(_sql_ledger(url, settings), settings))
+    return _once(("database", url, settings), lambda: _tracked(_open_ledger(url, settings), settings))
 
 
 def dispatcher(database: str | Path, settings: Settings) -> Dispatcher:
@@ -164,12 +165,15 @@ def _flags(settings: Settings) -> ControlFlags:
     return RedisFlags(settings.flags_url)
 
 
-def _sql_ledger(url: Any, settings: Settings) -> Ledger:
+def _open_ledger(url: Any, settings: Settings) -> Ledger:
     from pocoflow.db.postgres import PostgresLedger
     from pocoflow.db.sqlite import SqliteLedger
 
     kind = SqliteLedger if url.get_backend_name() == "sqlite" else PostgresLedger
-    return kind(url, _timing(settings))
+    ledger: Ledger = kind(url, _timing(settings))
+    # Runs whose process was killed are told apart now, for a laptop where no worker sweeps.
+    ledger.sweep(home=NOBODY)
+    return ledger
 
 
 def _memory_ports(settings: Settings) -> Ports:

@@ -32,7 +32,7 @@ _START_HINT = {
     "sqlite": "check that its folder exists and can be written, or set POCOFLOW_DATABASE_URL",
 }
 
-_engines: dict[tuple[str, int], Engine] = {}
+_engines: dict[tuple[URL, int], Engine] = {}
 _lock = threading.Lock()
 
 T = TypeVar("T")
@@ -75,15 +75,17 @@ def engine_for(url: URL) -> Engine:
     Raises:
         DatabaseError: The database cannot be reached, or was made by another version.
     """
-    key = (url.render_as_string(hide_password=False), os.getpid())
+    key = (url, os.getpid())
+    known = _engines.get(key)
+    if known is not None:
+        return known
     with _lock:
-        engine = _engines.get(key)
-        if engine is None:
+        if key not in _engines:
             engine = _open(url)
             with translated(url):
                 _set_up(engine)
             _engines[key] = engine
-        return engine
+        return _engines[key]
 
 
 def forget_inherited_engines() -> None:
@@ -100,11 +102,11 @@ def translated(url: URL) -> Iterator[None]:
         yield
     except SQLAlchemyError as exc:
         reason = str(exc.orig) if isinstance(exc, DBAPIError) and exc.orig is not None else str(exc)
-        hint = _START_HINT[url.get_backend_name()] if is_disconnect(exc) else "see the cause above"
+        hint = _START_HINT[url.get_backend_name()] if is_passing(exc) else "see the cause above"
         raise DatabaseError(f"database {url.render_as_string()} failed: {reason.strip()}: {hint}") from exc
 
 
-def is_disconnect(exc: BaseException) -> bool:
+def is_passing(exc: BaseException) -> bool:
     """Whether a statement failed for a reason that passes: no connection, a lock, a restart of the server."""
     if not isinstance(exc, OperationalError | InterfaceError):
         return False
@@ -201,7 +203,7 @@ def with_retry(
         try:
             return action(), tried
         except SQLAlchemyError as exc:
-            pause = next(pauses, None) if is_disconnect(exc) else None
+            pause = next(pauses, None) if is_passing(exc) else None
             if pause is None:
                 raise
             tried = True

@@ -24,16 +24,17 @@ class Worker:
         self._registry = registry
         self._settings = settings
         self._database = wiring.database_name(settings.database_url)
+        self._connected: tuple[int, Ports, Dispatcher] | None = None
 
     def run_step(self, hint: Hint, database: str | None) -> None:
         """Execute the step that the message names, if it is there to execute."""
         try:
-            ports = self._ports()
+            ports, dispatcher = self._connect()
             outcome = deliver(
                 hint,
                 find_flow=self._registry.find,
                 ports=ports,
-                dispatcher=self._dispatcher(),
+                dispatcher=dispatcher,
                 worker=f"{socket.gethostname()}:{os.getpid()}",
                 unroutable_s=self._settings.unroutable_s,
             )
@@ -49,18 +50,21 @@ class Worker:
     def sweep(self) -> None:
         """Send what was lost or has become due."""
         try:
-            hints = self._ports().ledger.sweep()
+            ports, dispatcher = self._connect()
+            hints = ports.ledger.sweep()
         except DatabaseError as exc:
             log_event(log, "sweep failed", level=ERROR, error=str(exc))
             return
         for hint in hints:
-            send(hint, self._dispatcher())
+            send(hint, dispatcher)
 
-    def _ports(self) -> Ports:
-        return wiring.database_ports(self._settings.database_url, self._settings)
-
-    def _dispatcher(self) -> Dispatcher:
-        return wiring.dispatcher(self._settings.database_url, self._settings)
+    def _connect(self) -> tuple[Ports, Dispatcher]:
+        """The parts of this process; raises DatabaseError."""
+        if self._connected is None or self._connected[0] != os.getpid():
+            ports = wiring.database_ports(self._settings.database_url, self._settings)
+            dispatcher = wiring.dispatcher(self._settings.database_url, self._settings)
+            self._connected = (os.getpid(), ports, dispatcher)
+        return self._connected[1:]
 
     def _complain_if_unknown(self, hint: Hint, database: str, ports: Ports) -> None:
         """Two names may mean one database; a run that is not here means two."""
