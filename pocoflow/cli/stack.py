@@ -21,6 +21,9 @@ STOP_GRACE_S = 8.0
 FIRST_RESTART_S = 1.0
 LONGEST_RESTART_S = 30.0
 
+# Celery warns whoever is root at each start; in a container on a laptop everybody is.
+_NO_ROOT_WARNING = ("-W", "ignore::UserWarning:celery.platforms")
+
 Sink = Callable[[str, str], None]
 
 
@@ -60,7 +63,17 @@ class LocalWorker:
         options = ["-c", str(self._children), "-n", f"{self.name}@%h", "-l", "info"]
         quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         process = guarded_popen(
-            [sys.executable, "-m", "celery", "-A", "pocoflow.workers", "worker", *options, *quiet],
+            [
+                sys.executable,
+                *_NO_ROOT_WARNING,
+                "-m",
+                "celery",
+                "-A",
+                "pocoflow.workers",
+                "worker",
+                *options,
+                *quiet,
+            ],
             grace_s=STOP_GRACE_S,
             stop_signal=signal.SIGTERM,
             start_new_session=True,
