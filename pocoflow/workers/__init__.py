@@ -1,5 +1,15 @@
-"""Celery's side of the executor: `celery -A pocoflow.workers worker`."""
+"""Celery's side of the executor: `celery -A pocoflow.workers worker`.
 
-from pocoflow.workers.celery_app import app
+The app is made when Celery asks for it, so that importing a module beside it needs no broker.
+"""
 
-__all__ = ["app"]
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module("pocoflow.workers.celery_app").app
