@@ -26,6 +26,7 @@ SWEEP = "pocoflow.sweep"
 KEY_PREFIX = "pocoflow:"
 DATABASE_HEADER = "pocoflow_database"
 MAX_RUN_ID_LENGTH = 200
+MAX_STEP = 2**31 - 1  # what the column holds
 
 
 def make_app(settings: Settings, broker_url: str) -> Celery:
@@ -63,6 +64,7 @@ def make_app(settings: Settings, broker_url: str) -> Celery:
 def _redis_options() -> dict[str, Any]:
     return {
         "ack_emulation": False,
+        "priority_steps": [0],
         "socket_timeout": 5,
         "socket_connect_timeout": 2,
         "socket_keepalive": True,
@@ -72,13 +74,12 @@ def _redis_options() -> dict[str, Any]:
     }
 
 
-def register_tasks(
-    app: Celery, *, run_step: Callable[[Hint, str | None], None], sweep: Callable[[], None], sweep_s: float
-) -> None:
-    """Give the app its two tasks and the timer that makes each worker its own reconciler."""
+def register_run_step(app: Celery, run_step: Callable[[Hint, str | None], None]) -> None:
+    """Give the app the task that executes a step."""
 
-    @app.task(name=RUN_STEP, bind=True)  # type: ignore[untyped-decorator]
-    def _run_step(task: Any, run_id: Any, step: Any) -> None:
+    # Not shared: every other Celery app of the process would get this task too, and keep it.
+    @app.task(name=RUN_STEP, bind=True, shared=False)  # type: ignore[untyped-decorator]
+    def _run_step(task: Any, run_id: Any = None, step: Any = None, *_: Any, **__: Any) -> None:
         hint = _valid_hint(run_id, step)
         if hint is None:
             log_event(
@@ -91,7 +92,11 @@ def register_tasks(
             return
         run_step(hint, (task.request.headers or {}).get(DATABASE_HEADER))
 
-    @app.task(name=SWEEP)  # type: ignore[untyped-decorator]
+
+def register_sweep(app: Celery, sweep: Callable[[], None], *, sweep_s: float) -> None:
+    """Give the app the task and the timer that make each worker its own reconciler."""
+
+    @app.task(name=SWEEP, shared=False)  # type: ignore[untyped-decorator]
     def _sweep() -> None:
         sweep()
 
@@ -99,10 +104,8 @@ def register_tasks(
 
 
 def _valid_hint(run_id: Any, step: Any) -> Hint | None:
-    valid = (
-        isinstance(run_id, str) and 0 < len(run_id) <= MAX_RUN_ID_LENGTH and type(step) is int and step >= 0
-    )
-    return Hint(run_id, step) if valid else None
+    known = isinstance(run_id, str) and 0 < len(run_id) <= MAX_RUN_ID_LENGTH and run_id.isprintable()
+    return Hint(run_id, step) if known and type(step) is int and 0 <= step <= MAX_STEP else None
 
 
 def _sweeper(app: Celery, sweep_s: float) -> type[bootsteps.StartStopStep]:

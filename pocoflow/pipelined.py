@@ -62,6 +62,8 @@ class Pipelined:
             self._local.pid = None
 
     def _connection(self) -> Any:
+        if self._is_mine() and not self._local.owed and _was_closed(self._local.connection):
+            self.close()
         if not self._is_mine():
             self._local.connection = self._pool.make_connection()
             self._local.connection.connect()
@@ -71,3 +73,11 @@ class Pipelined:
 
     def _is_mine(self) -> bool:
         return getattr(self._local, "pid", None) == os.getpid()
+
+
+def _was_closed(connection: Any) -> bool:
+    """Whether Redis has ended a connection on which no answer is due: then there is something to read."""
+    try:
+        return bool(connection.can_read(timeout=0))
+    except redis.RedisError:
+        return True

@@ -13,7 +13,7 @@ from celery import Celery
 from celery.signals import worker_process_init, worker_ready
 
 from pocoflow import wiring
-from pocoflow.broker import make_app, register_tasks
+from pocoflow.broker import make_app, register_run_step, register_sweep
 from pocoflow.db.connect import forget_inherited_engines
 from pocoflow.errors import SettingsError
 from pocoflow.logging import INFO, WARNING, get_logger, log_event
@@ -33,7 +33,8 @@ def make_worker_app(settings: Settings, registry: Registry) -> Celery:
         )
     worker = Worker(registry, settings)
     made = make_app(settings, settings.broker_url)
-    register_tasks(made, run_step=worker.run_step, sweep=worker.sweep, sweep_s=settings.sweep_s)
+    register_run_step(made, worker.run_step)
+    register_sweep(made, worker.sweep, sweep_s=settings.sweep_s)
     return made
 
 

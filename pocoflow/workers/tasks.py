@@ -16,6 +16,8 @@ from pocoflow.settings import Settings
 
 log = get_logger("runner")
 
+HOST = socket.gethostname()
+
 
 class Worker:
     """Executes steps and sweeps; safe to make before a fork, since it connects when it is first used."""
@@ -35,7 +37,7 @@ class Worker:
                 find_flow=self._registry.find,
                 ports=ports,
                 dispatcher=dispatcher,
-                worker=f"{socket.gethostname()}:{os.getpid()}",
+                worker=f"{HOST}:{os.getpid()}",
                 unroutable_s=self._settings.unroutable_s,
             )
         except DatabaseError as exc:
