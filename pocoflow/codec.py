@@ -12,7 +12,7 @@ import json
 import math
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def loads(text: str) -> dict[str, Any]:
     """
     try:
         data = json.loads(text, object_hook=_untag)
-    except (ValueError, TypeError, KeyError, ArithmeticError) as exc:
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as exc:
         raise StoreSerializationError(f"checkpoint cannot be read back: {exc}") from exc
     if not isinstance(data, dict):
         raise StoreSerializationError(f"checkpoint holds a {type(data).__name__} where a dict was expected")
@@ -63,11 +63,9 @@ def _encode(value: Any, path: str, depth: int) -> Any:
     scalar = _SCALARS.get(kind)
     if scalar is not None:
         return {TAG: scalar[0], "v": scalar[1](value)}
-    if isinstance(value, Path):
-        return {TAG: "path", "v": str(value)}
     raise StoreSerializationError(
-        f"{path} holds a {kind.__module__}.{kind.__qualname__}, which a checkpoint cannot carry exactly: "
-        "convert it to plain data (dict, list, str, number ...) in post()"
+        f"{path[:200]} holds a {kind.__module__}.{kind.__qualname__}, which a checkpoint cannot carry "
+        "exactly: convert it to plain data (dict, list, str, number ...) in post()"
     )
 
 
@@ -116,13 +114,19 @@ def _encode_set(tag: str) -> Callable[[Any, str, int], Any]:
 
 def _encode_moment(tag: str) -> Callable[[Any, str, int], Any]:
     def encode(value: datetime | time, path: str, depth: int) -> Any:
-        # A named zone would come back as a bare offset, with other daylight saving rules.
-        if value.tzinfo is not None and type(value.tzinfo) is not timezone:
+        zone = value.tzinfo
+        extra: dict[str, Any] = {"fold": 1} if value.fold else {}
+        # A geographic zone would come back as a bare offset, with other daylight saving rules.
+        if zone is not None and type(zone) is not timezone:
             raise StoreSerializationError(
-                f"{path} holds a {tag} in the zone {value.tzinfo}, which a checkpoint cannot carry exactly: "
+                f"{path[:200]} holds a {tag} in the zone {zone}, which a checkpoint cannot carry exactly: "
                 "store it in UTC (value.astimezone(timezone.utc))"
             )
-        return {TAG: tag, "v": value.isoformat(), **({"fold": 1} if value.fold else {})}
+        if zone is not None and zone is not UTC:
+            # ISO text has no place for the name of an offset, and Python reads some offsets back wrong.
+            extra["zone"] = _encode_list((zone.utcoffset(None), zone.tzname(None)), path, depth)
+            value = value.replace(tzinfo=None)
+        return {TAG: tag, "v": value.isoformat(), **extra}
 
     return encode
 
@@ -144,6 +148,7 @@ _SCALARS: dict[type, tuple[str, Callable[[Any], Any]]] = {
     timedelta: ("timedelta", lambda value: [value.days, value.seconds, value.microseconds]),
     Decimal: ("decimal", str),
     UUID: ("uuid", str),
+    type(Path()): ("path", str),
 }
 _DECODERS: dict[str, Callable[[Any], Any]] = {
     "int": lambda value: int(value, 16),
@@ -164,11 +169,13 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
 
 
 def _untag(value: dict[str, Any]) -> Any:
-    tag = value.get(TAG)
-    if tag is None:
+    if TAG not in value:
         return value
+    tag = value[TAG]
     decode = _DECODERS.get(tag)
     if decode is None:
         raise ValueError(f"unknown tag {tag!r}, perhaps of a newer PocoFlow")
     decoded = decode(value["v"])
+    if "zone" in value:
+        decoded = decoded.replace(tzinfo=timezone(*value["zone"]))
     return decoded.replace(fold=1) if value.get("fold") else decoded

@@ -7,7 +7,7 @@
     ├─ StoreError
     │   ├─ StoreTypeError(TypeError)             a write that the schema forbids
     │   ├─ StoreKeyError(KeyError)               a key that is not there
-    │   ├─ StoreSchemaError(ValueError)          a key that the schema requires is missing
+    │   ├─ StoreSchemaError(ValueError)          a schema that cannot work, or is not fulfilled
     │   └─ StoreSerializationError(TypeError)    a value that a checkpoint cannot carry
     ├─ RunError                                  has run_id
     │   ├─ RunNotFoundError(LookupError)
@@ -63,7 +63,7 @@ class StoreKeyError(StoreError, KeyError):
 
 
 class StoreSchemaError(StoreError, ValueError):
-    """A key that the schema requires is missing."""
+    """The schema cannot work, or a key that it requires is missing."""
 
 
 class StoreSerializationError(StoreError, TypeError):

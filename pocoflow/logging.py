@@ -39,7 +39,12 @@ def setup_logging(
         log_dir: Folder of the file; `logs` in the working directory when left out.
         console: Write to the standard error stream as well.
         adapter: Second part of the file name, such as the LLM provider in use.
+
+    Raises:
+        ValueError: There is no such level.
     """
+    if log_level.lower() not in dd_logging.LOG_LEVELS:
+        raise ValueError(f"log_level must be one of {', '.join(dd_logging.LOG_LEVELS)}, got {log_level!r}")
     path: Path = dd_logging.setup_logging(
         run_name,
         root_name=ROOT,
@@ -52,5 +57,7 @@ def setup_logging(
 
 
 def disable_logging() -> None:
-    """Take the handlers off the `pocoflow` logger again."""
+    """Take the handlers off the `pocoflow` logger again: it is silent afterwards."""
     dd_logging.disable_logging(ROOT)
+    # A logger without any handler would print warnings to the standard error stream.
+    dd_logging.get_logger("", ROOT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from types import MappingProxyType
 from typing import Any, Protocol, Self
 
@@ -135,9 +135,19 @@ class AsyncNode(Node):
     def exec(self, prep_result: Any) -> Any:
         """Run `exec_async` to its end. Not for overriding."""
         try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return asyncio.run(self.exec_async(prep_result))
-        context = contextvars.copy_context()
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="pocoflow-async") as pool:
-            return pool.submit(context.run, lambda: asyncio.run(self.exec_async(prep_result))).result()
+            if not _loop_is_running():
+                return asyncio.run(self.exec_async(prep_result))
+            context = contextvars.copy_context()
+            with ThreadPoolExecutor(max_workers=1, thread_name_prefix="pocoflow-async") as pool:
+                return pool.submit(context.run, lambda: asyncio.run(self.exec_async(prep_result))).result()
+        except asyncio.CancelledError as exc:
+            # This one is no Exception: it would pass through the engine and end the worker, not the step.
+            raise CancelledError(f"exec_async() of node {self.name!r} was cancelled") from exc
+
+
+def _loop_is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

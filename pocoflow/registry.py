@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pocoflow.engine.graph import Definition
 from pocoflow.engine.records import Position
@@ -37,7 +37,7 @@ class Registry:
     """
 
     def __init__(self, modules: Iterable[str]) -> None:
-        self._modules = tuple(modules)
+        self._modules = tuple(dict.fromkeys(modules))
         self._flows: dict[str, tuple[str, Flow]] = {}
         for name in self._modules:
             for flow in _flows_in(_import(name)):
@@ -99,9 +99,16 @@ def _import(name: str) -> ModuleType:
 
 def _flows_in(module: ModuleType) -> list[Flow]:
     found = []
-    for value in vars(module).values():
+    for value in {id(value): value for value in vars(module).values()}.values():
         if isinstance(value, Flow):
             found.append(value)
-        elif getattr(value, _FACTORY_MARK, False) and value.__module__ == module.__name__:
-            found.append(value())
+        elif getattr(value, _FACTORY_MARK, None) is True and value.__module__ == module.__name__:
+            found.append(_made_by(value))
     return found
+
+
+def _made_by(factory: Callable[[], Any]) -> Flow:
+    flow = factory()
+    if not isinstance(flow, Flow):
+        raise DefinitionError(f"flow factory {factory!r} must return a Flow, got {flow!r}")
+    return flow

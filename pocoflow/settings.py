@@ -7,8 +7,10 @@ pyproject.toml of the working directory (`lease_s`), else from the default here.
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Self
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -23,8 +25,14 @@ from pocoflow.errors import SettingsError
 
 PREFIX = "POCOFLOW_"
 DATABASE_SCHEMES = ("sqlite", "postgresql", "postgresql+psycopg", "postgres")
-REDIS_SCHEMES = ("redis", "rediss", "valkey", "valkeys", "redis+socket", "sentinel")
+REDIS_SCHEMES = ("redis", "rediss", "valkey", "valkeys", "redis+socket")
 AMQP_SCHEMES = ("amqp", "amqps", "pyamqp")
+
+# Celery takes several brokers in one value. A password may hold any character by mistake, so all that
+# stands before the last @ is taken for one.
+_SEPARATOR = re.compile(r";(?=[\w+.\-]+://)")
+_LOGIN = re.compile(r"\A((?:[\w+.\-]+://)?+[^:@]*):.*@", re.DOTALL)
+_SECRET = re.compile(r"((?:\A|[?&;\s])[^=&]*(?:pass|pwd|secret|token)[^=&]*=)[^&]*", re.IGNORECASE)
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -49,6 +57,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_ignore_empty=True,
+        str_strip_whitespace=True,
         pyproject_toml_table_header=("tool", "pocoflow"),
         extra="forbid",
         frozen=True,
@@ -71,12 +80,14 @@ class Settings(BaseSettings):
         """Read the settings of this process; `given` values win over all others.
 
         Raises:
-            SettingsError: A value is wrong, or pyproject.toml names a setting that does not exist.
+            SettingsError: A value is wrong; or pyproject.toml is broken, or names an unknown setting.
         """
         try:
             return cls(**given)
         except ValidationError as exc:
             raise SettingsError("; ".join(_describe(error) for error in exc.errors())) from None
+        except (ValueError, AttributeError, OSError) as exc:
+            raise SettingsError(f"[tool.pocoflow] in {os.getcwd()}/pyproject.toml is broken: {exc}") from exc
 
     @classmethod
     def settings_customise_sources(
@@ -124,9 +135,11 @@ class Settings(BaseSettings):
     @property
     def flags_url(self) -> str | None:
         """Where cancel flags and wake-ups go: `redis_url`, else a broker that is Redis, else nowhere."""
-        if self.redis_url is not None or self.broker_url is None:
-            return self.redis_url
-        return self.broker_url if urlsplit(self.broker_url).scheme in REDIS_SCHEMES else None
+        url = self.redis_url or self.broker_url
+        if url is None or urlsplit(url).scheme in AMQP_SCHEMES:
+            return None
+        # redis-py knows one server, and a socket by another name than Celery.
+        return _SEPARATOR.split(url)[0].replace("redis+socket://", "unix://", 1)
 
     @property
     def database_given(self) -> bool:
@@ -141,6 +154,10 @@ class Settings(BaseSettings):
             for name, value in values.items()
         }
 
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        shown = self.shown()
+        return [(name, shown[name] if name.endswith("_url") else getattr(self, name)) for name in shown]
+
 
 def mask_url(url: str | None) -> str:
     """Return the URL with `***` for every password in it.
@@ -150,37 +167,24 @@ def mask_url(url: str | None) -> str:
     """
     if url is None:
         return "(none)"
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "(not a URL)"
-    login, at, host = parts.netloc.rpartition("@")
-    user, colon, _ = login.partition(":")
-    netloc = f"{user}{colon}{'***' if colon else ''}{at}{host}"
-    query = urlencode(
-        [(key, "***" if "pass" in key.lower() else value) for key, value in parse_qsl(parts.query)],
-        quote_via=lambda text, *_: quote(unquote(text), safe="/:.,*"),
-    )
-    masked = urlunsplit(parts._replace(netloc=netloc, query=query))
-    # urlunsplit drops the empty host of sqlite:///file and postgresql:///db.
-    return masked if "://" in masked else masked.replace(f"{parts.scheme}:", f"{parts.scheme}://", 1)
+    masked = (_LOGIN.sub(r"\1:***@", _SECRET.sub(r"\1***", part)) for part in _SEPARATOR.split(url))
+    return ";".join(masked)
 
 
 def _checked(url: str, schemes: tuple[str, ...]) -> str:
+    begins = [f"{scheme}://" for scheme in schemes]
+    if not url.startswith(tuple(begins)):
+        raise ValueError(f"must be a URL that begins with one of {', '.join(begins)}")
     try:
-        scheme = urlsplit(url).scheme
-    except ValueError as exc:
-        raise ValueError(f"not a URL ({exc})") from None
-    if scheme not in schemes:
-        raise ValueError(
-            f"must be a URL that begins with one of {', '.join(f'{name}://' for name in schemes)}"
-        )
+        _ = [urlsplit(part).port for part in _SEPARATOR.split(url)]
+    except ValueError:  # Its text quotes the password.
+        raise ValueError("not a URL: percent-encode what is special in the user name or password") from None
     return url
 
 
 def _as_redis(url: str) -> str:
     # Celery and redis-py know Valkey, which speaks the same protocol, by the older name only.
-    return url.replace("valkey", "redis", 1) if url.startswith(("valkey://", "valkeys://")) else url
+    return re.sub(r"\bvalkey(?=s?://)", "redis", url)
 
 
 def _plain(value: Any) -> str:
@@ -194,7 +198,7 @@ def _describe(error: Any) -> str:
         known = ", ".join(Settings.model_fields)
         return f"{field!r} in [tool.pocoflow] of pyproject.toml is not a setting: known are {known}"
     value = error.get("input")
-    shown = mask_url(value) if isinstance(value, str) and "://" in value else repr(value)
+    shown = mask_url(str(value)) if field.endswith("_url") else repr(value)
     return f"{name}={shown}: {error['msg'].removeprefix('Value error, ')}"
 
 

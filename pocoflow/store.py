@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from pocoflow import codec
 from pocoflow.errors import (
@@ -30,6 +31,9 @@ class Store(MutableMapping[str, Any]):
         schema: Key to type, or to a tuple of types. Each later write to such a key is checked; the first
             content is not, so that a key may start as a placeholder: `validate` checks it on demand.
         name: Shown in messages and snapshots.
+
+    Raises:
+        StoreSchemaError: The schema names something that no value can be checked against, like `list[str]`.
     """
 
     def __init__(
@@ -42,6 +46,8 @@ class Store(MutableMapping[str, Any]):
         self._schema: dict[str, Any] = dict(schema or {})
         self._observers: list[Observer] = []
         self.name = name
+        for key, expected in self._schema.items():
+            _check_expected(key, expected)
 
     def __getitem__(self, key: str) -> Any:
         try:
@@ -114,7 +120,8 @@ class Store(MutableMapping[str, Any]):
         content = json.loads(codec.dumps(self._data))
         text = json.dumps({"name": self.name, "data": content}, indent=2)
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft = target.with_name(f".{target.name}.part")
+        # A name of its own: two runs in one folder may be writing the same file.
+        draft = target.with_name(f".{uuid4().hex}.part")
         draft.write_text(text, encoding="utf-8")
         draft.replace(target)
 
@@ -127,10 +134,10 @@ class Store(MutableMapping[str, Any]):
         """
         try:
             payload = json.loads(Path(path).read_text(encoding="utf-8"))
-            data, name = payload["data"], payload.get("name", "store")
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            data, name = codec.loads(json.dumps(payload["data"])), payload.get("name", "store")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             raise StoreSerializationError(f"{path} is not a snapshot of a store: {exc}") from exc
-        return cls(codec.loads(json.dumps(data)), schema=schema, name=name)
+        return cls(data, schema=schema, name=name)
 
     def _check_type(self, key: str, value: Any) -> None:
         expected = self._schema.get(key)
@@ -146,6 +153,15 @@ class Store(MutableMapping[str, Any]):
                 observer(key, old, new)
             except Exception:
                 log.warning("store observer raised for key %r, the write stands", key, exc_info=True)
+
+
+def _check_expected(key: str, expected: Any) -> None:
+    try:
+        isinstance(None, expected)
+    except TypeError as exc:
+        raise StoreSchemaError(
+            f"schema of key {key!r} must be a type or a tuple of types, got {expected!r}"
+        ) from exc
 
 
 def _type_name(expected: Any) -> str:

@@ -94,7 +94,9 @@ def _reachable(start: Node) -> list[Node]:
 
 
 def _unique_names(nodes: list[Node]) -> list[str]:
-    given = Counter(name for node in nodes if (name := vars(node).get("name")) is not None)
+    for node in nodes:
+        _check(node)
+    given = Counter(node.name for node in nodes if "name" in vars(node))
     for name, uses in given.items():
         if uses > 1:
             raise DefinitionError(
@@ -103,7 +105,6 @@ def _unique_names(nodes: list[Node]) -> list[str]:
     taken = set(given)
     names = []
     for node in nodes:
-        _check(node)
         name = node.name
         if "name" not in vars(node):
             copies = 1

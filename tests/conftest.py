@@ -1,0 +1,25 @@
+"""What every test gets: services on demand, and no settings from the environment it happens to run in."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+pytest_plugins = ["tests.support.services"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require-services",
+        action="store_true",
+        help="fail, not skip, where Redis, Postgres or RabbitMQ is missing (always so where CI is true)",
+    )
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the developer's own POCOFLOW_* variables; POCOFLOW_TEST_* say where test services are and stay."""
+    for name in list(os.environ):
+        if name.startswith("POCOFLOW_") and not name.startswith("POCOFLOW_TEST_"):
+            monkeypatch.delenv(name)

@@ -1,0 +1,162 @@
+"""With checkpoint_dir, each step leaves one readable file in that folder, whatever its node is called."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pocoflow import DefinitionError, Flow, Node, Store, StoreSerializationError, WorkflowDB
+from pocoflow.engine.snapshot import snapshot_path
+
+
+class Count(Node):
+    def post(self, store: Store, prep_result: Any, exec_result: Any) -> str:
+        store["count"] = store.get("count", 0) + 1
+        return "again" if store["count"] < 3 else "done"
+
+
+class Fail(Node):
+    def exec(self, prep_result: Any) -> Any:
+        raise ValueError("broken")
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_each_step_leaves_the_store_as_it_was_after_it(tmp_path: Path) -> None:
+    node = Count()
+    flow = Flow(start=node.then("again", node), checkpoint_dir=tmp_path / "new" / "folder")
+
+    flow.run({"tags": {"a"}})
+
+    folder = tmp_path / "new" / "folder"
+    assert names_in(folder) == ["step_000_Count.json", "step_001_Count.json", "step_002_Count.json"]
+    assert Store.restore(folder / "step_000_Count.json") == {"tags": {"a"}, "count": 1}
+    assert Store.restore(folder / "step_002_Count.json") == {"tags": {"a"}, "count": 3}
+
+
+def test_a_snapshot_can_be_read_without_pocoflow(tmp_path: Path) -> None:
+    Flow(start=Count(), checkpoint_dir=str(tmp_path)).run(Store({"query": "ducks"}, name="research"))
+
+    content = json.loads((tmp_path / "step_000_Count.json").read_text(encoding="utf-8"))
+
+    assert content == {"name": "research", "data": {"query": "ducks", "count": 1}}
+
+
+def test_a_failed_step_leaves_no_snapshot(tmp_path: Path) -> None:
+    start = Count().then("again", Fail())
+
+    with pytest.raises(ValueError, match="broken"):
+        Flow(start=start, checkpoint_dir=tmp_path).run({})
+
+    assert names_in(tmp_path) == ["step_000_Count.json"]
+
+
+def test_another_run_overwrites_the_snapshots_of_the_one_before(tmp_path: Path) -> None:
+    flow = Flow(start=Count(), checkpoint_dir=tmp_path)
+    flow.run({"run": 1})
+
+    flow.run({"run": 2})
+
+    assert names_in(tmp_path) == ["step_000_Count.json"]
+    assert Store.restore(tmp_path / "step_000_Count.json")["run"] == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../escaped",
+        "..",
+        ".",
+        "/etc/pocoflow-escaped",
+        "a/b/c",
+        "a\\..\\b",
+        "C:\\escaped",
+        "~root",
+        "%2e%2e%2fescaped",
+        "$HOME `id` ; *?<>|",
+        "con",
+        " ",
+        "-rf",
+        "Grüße \U0001f986",
+        "x" * 200,
+        "é" * 200,
+        "../" * 66,
+    ],
+)
+def test_the_file_of_a_step_lies_in_the_folder_whatever_the_node_is_called(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "a" / "b" / "snapshots"
+    node = Count(name=name)
+
+    Flow(start=node, checkpoint_dir=folder).run({})
+
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.parent for path in written] == [folder]
+    assert written[0].name.startswith("step_000_")
+    assert written[0].suffix == ".json"
+    assert Store.restore(written[0]) == {"count": 1}
+
+
+def test_a_name_with_a_null_character_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(DefinitionError, match="must be a printable string"):
+        Flow(start=Count(name="a\x00b"), checkpoint_dir=tmp_path / "snapshots")
+
+    assert names_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("a/b", "a%2Fb"), ("a/b", "a_b"), ("x" * 199 + "1", "x" * 199 + "2"), ("é" * 100, "é" * 99 + "e")],
+)
+def test_different_names_have_different_files(one: str, other: str) -> None:
+    assert snapshot_path("folder", 7, one) != snapshot_path("folder", 7, other)
+
+
+def test_steps_beyond_a_thousand_have_files_of_their_own() -> None:
+    names = {snapshot_path("folder", step, "Count").name for step in (99, 100, 999, 1000, 10_000)}
+
+    assert len(names) == 5
+
+
+def test_runs_at_the_same_time_may_share_a_folder(tmp_path: Path) -> None:
+    node = Count()
+    flow = Flow(start=node.then("again", node), checkpoint_dir=tmp_path)
+    inputs = [{"run": number, "text": "x" * 50_000} for number in range(16)]
+
+    with ThreadPoolExecutor(8) as pool:
+        stores = list(pool.map(flow.run, inputs))
+
+    assert [store["count"] for store in stores] == [3] * 16
+    assert names_in(tmp_path) == ["step_000_Count.json", "step_001_Count.json", "step_002_Count.json"]
+    assert Store.restore(tmp_path / "step_002_Count.json")["count"] == 3
+
+
+def test_a_value_that_json_cannot_carry_fails_the_step_although_there_is_no_database(tmp_path: Path) -> None:
+    class Bad(Node):
+        def post(self, store: Store, prep_result: Any, exec_result: Any) -> None:
+            store["handle"] = object()
+
+    with pytest.raises(
+        StoreSerializationError, match=r"store\['handle'\] holds a builtins.object.*node 'Bad'"
+    ):
+        Flow(start=Bad(), checkpoint_dir=tmp_path).run({})
+
+    assert names_in(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_made_fails_the_step_and_the_run(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file, not a folder")
+    flow = Flow(start=Count(), checkpoint_dir=tmp_path / "taken", db_path=tmp_path / "runs.db")
+
+    with pytest.raises(OSError, match="taken"):
+        flow.run({}, run_id="run-1")
+
+    run = WorkflowDB(tmp_path / "runs.db").get_run("run-1")
+    assert run is not None
+    assert (run["status"], run["total_steps"]) == ("failed", 0)
+    assert "taken" in str(run["error_msg"])
