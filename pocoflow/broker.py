@@ -26,6 +26,8 @@ SWEEP = "pocoflow.sweep"
 KEY_PREFIX = "pocoflow:"
 DATABASE_HEADER = "pocoflow_database"
 MAX_RUN_ID_LENGTH = 200
+# A sender that finds no broker tries once more and leaves it to the sweep; kombu would try for a minute.
+_IMPATIENT = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
 MAX_STEP = 2**31 - 1  # what the column holds
 
 
@@ -55,7 +57,7 @@ def make_app(settings: Settings, broker_url: str) -> Celery:
     )
     scheme = urlsplit(broker_url).scheme
     if scheme in AMQP_SCHEMES:
-        app.conf.update(task_acks_late=True, broker_transport_options={"confirm_publish": True})
+        app.conf.update(task_acks_late=True, broker_transport_options={**_IMPATIENT, "confirm_publish": True})
     elif scheme in REDIS_SCHEMES:
         app.conf.update(worker_disable_prefetch=True, broker_transport_options=_redis_options())
     return app
@@ -63,6 +65,7 @@ def make_app(settings: Settings, broker_url: str) -> Celery:
 
 def _redis_options() -> dict[str, Any]:
     return {
+        **_IMPATIENT,
         "ack_emulation": False,
         "priority_steps": [0],
         "socket_timeout": 5,
@@ -118,8 +121,12 @@ def _sweeper(app: Celery, sweep_s: float) -> type[bootsteps.StartStopStep]:
     class Sweeper(bootsteps.StartStopStep):  # type: ignore[misc]
         requires = ("celery.worker.consumer.tasks:Tasks",)
 
+        def create(self, consumer: Any) -> None:
+            # Before the consumer starts: a queue that is added to a running one may deliver at once, to
+            # nobody yet, and on RabbitMQ that ends the worker.
+            app.amqp.queues.select_add(queue)
+
         def start(self, consumer: Any) -> None:
-            consumer.add_task_queue(queue)
             # Workers that start together should not all ask at the same moment.
             self.timer = consumer.timer.call_repeatedly(
                 sweep_s * random.uniform(0.9, 1.1), self.ask, (consumer,)

@@ -65,7 +65,7 @@ def _encode(value: Any, path: str, depth: int) -> Any:
         return {TAG: scalar[0], "v": scalar[1](value)}
     raise StoreSerializationError(
         f"{path[:200]} holds a {kind.__module__}.{kind.__qualname__}, which a checkpoint cannot carry "
-        "exactly: convert it to plain data (dict, list, str, number ...) in post()"
+        "exactly: make it plain data (dict, list, str, number ...) before it goes into the store"
     )
 
 

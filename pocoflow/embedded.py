@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -22,14 +23,17 @@ from celery.concurrency.thread import TaskPool
 from celery.worker import WorkController
 from kombu.transport import TRANSPORT_ALIASES, memory, virtual
 
-from pocoflow.broker import make_app, register_tasks
+from pocoflow.broker import make_app, register_run_step
 from pocoflow.dispatch import make_dispatcher
 from pocoflow.engine.deliver import deliver
 from pocoflow.engine.graph import Definition
-from pocoflow.engine.ports import Ledger, Ports
+from pocoflow.engine.ports import Ledger, Ports, is_settled
 from pocoflow.engine.records import Fenced, Finish, Hint, Status
-from pocoflow.errors import BrokerError
+from pocoflow.errors import BrokerError, DatabaseError, InvalidTransitionError
+from pocoflow.logging import ERROR, get_logger, log_event
 from pocoflow.settings import Settings
+
+log = get_logger("runner")
 
 SCHEME = "pocoflow-memory"
 START_TIMEOUT_S = 10.0
@@ -107,7 +111,8 @@ class DaemonPool(TaskPool):  # type: ignore[misc]
         accept_callback: Callable[..., Any] | None = None,
         **_: Any,
     ) -> None:
-        self._calls.put((target, args, kwargs, callback, accept_callback))
+        # Without the app, Celery would look the task up in the current one, which is the user's if any.
+        self._calls.put((target, args, {**(kwargs or {}), "app": self.app}, callback, accept_callback))
 
     def _work(self) -> None:
         while True:
@@ -140,10 +145,11 @@ class EmbeddedWorker:
         self._name = name
         self._settings = settings
         self._runs: dict[str, tuple[Definition, Ports]] = {}
+        self._standing_by: dict[str, tuple[Definition, Ports]] = {}
         private = settings.model_copy(update={"queue": f"embedded-{uuid4().hex}"})
-        self._app = make_app(private, f"{SCHEME}://")
+        self._app = make_app(private, f"{SCHEME}://localhost")
         self._app.conf.worker_prefetch_multiplier = 0
-        register_tasks(self._app, run_step=self._run_step, sweep=self._sweep, sweep_s=settings.sweep_s)
+        register_run_step(self._app, self._run_step)
         self._dispatcher = make_dispatcher(self._app, use_node_queues=False)
         self._start()
 
@@ -152,12 +158,18 @@ class EmbeddedWorker:
         self._runs[hint.run_id] = (definition, ports)
         self._dispatcher.send(hint)
 
+    def stand_by(self, run_id: str, definition: Definition, ports: Ports) -> None:
+        """Take the run on if the process that executes it turns out to be gone."""
+        if run_id not in self._runs:
+            self._standing_by[run_id] = (definition, ports)
+
     def _start(self) -> None:
         self._app.finalize()
         worker = _Worker(self._app, self._settings.embedded_threads)
         threading.Thread(target=worker.start, name="pocoflow-embedded-worker", daemon=True).start()
         if not worker.ready.wait(START_TIMEOUT_S):
             raise BrokerError(f"the worker inside this process was not ready within {START_TIMEOUT_S:g} s")
+        threading.Thread(target=self._sweep_forever, name="pocoflow-sweep", daemon=True).start()
         atexit.register(self._leave, os.getpid())
 
     def _run_step(self, hint: Hint, database: str | None) -> None:
@@ -176,13 +188,35 @@ class EmbeddedWorker:
         if isinstance(outcome, Finish | Fenced) or (outcome is None and _ended(hint.run_id, ports.ledger)):
             self._runs.pop(hint.run_id, None)
 
+    def _sweep_forever(self) -> None:
+        """In a thread of its own: runs that wait for a free one must not look abandoned to others."""
+        pause = threading.Event()
+        while not pause.wait(self._settings.sweep_s):
+            try:
+                self._sweep()
+            except DatabaseError as exc:
+                log_event(log, "sweep failed", level=ERROR, error=str(exc))
+
     def _sweep(self) -> None:
         for ledger in self._ledgers():
             for hint in ledger.sweep(home=self.home):
                 self._dispatcher.send(hint)
+        for run_id, (definition, ports) in list(self._standing_by.items()):
+            self._take_over(run_id, definition, ports)
+
+    def _take_over(self, run_id: str, definition: Definition, ports: Ports) -> None:
+        """Go on with a run whose process has gone; leave it alone as long as that process lives."""
+        row = ports.ledger.get_run(run_id)
+        if row is not None and not is_settled(row):
+            return
+        self._standing_by.pop(run_id, None)
+        if row is not None and row["status"] == Status.PAUSED:
+            with suppress(InvalidTransitionError):  # somebody else was quicker
+                self.execute(ports.ledger.resume(run_id, home=self.home), definition, ports)
 
     def _ledgers(self) -> list[Ledger]:
-        ledgers = {id(ports.ledger): ports.ledger for _, ports in list(self._runs.values())}
+        known = [*self._runs.values(), *self._standing_by.values()]
+        ledgers = {id(ports.ledger): ports.ledger for _, ports in known}
         return list(ledgers.values())
 
     def _leave(self, pid: int) -> None:

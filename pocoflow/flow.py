@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import socket
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ from pocoflow.runner import RunHandle
 from pocoflow.store import Store
 
 log = get_logger("flow")
+
+LONGEST_PREFIX = MAX_NAME_LENGTH - 17
 
 
 class Flow:
@@ -117,8 +120,8 @@ class Flow:
         new = self._new_run(definition, store, ports, run_id, resume_from, home=home, owner=owner)
         if not ports.ledger.start(new).created:
             raise RunConflictError(
-                f"there is a run {new.run_id!r} already: choose another run_id, or go on with it "
-                "by run_background with the same run_id and input",
+                f"there is a run {new.run_id!r} already: choose another run_id (one that was interrupted "
+                "goes on by run_background with the same run_id and input)",
                 new.run_id,
             )
         log_event(log, "run started", run_id=new.run_id, flow=self.flow_name, node=new.node)
@@ -161,10 +164,19 @@ class Flow:
             hint = _go_on(new, started, ports)
         if hint is not None:
             executor.execute(hint, definition)
+        else:
+            executor.stand_by(new.run_id, definition)
         log_event(log, "run started", run_id=new.run_id, flow=self.flow_name, created=started.created)
         return RunHandle(
             new.run_id, ledger=ports.ledger, flags=ports.flags, clock=ports.clock, advice=executor.advice
         )
+
+    def _run_id(self, given: str | None) -> str:
+        if given is None:
+            given = self.run_id
+        if given is None:
+            return f"{self.flow_name[:LONGEST_PREFIX]}-{uuid4().hex[:16]}"
+        return _checked_id(given, "run_id")
 
     def _new_run(
         self,
@@ -180,18 +192,23 @@ class Flow:
         graph = definition.graph
         node = graph.start if resume_from is None else graph.id_of(resume_from)
         state = ports.ledger.encode(store)
-        identity = f"{self.flow_name}\0{node}\0{state}"
         return NewRun(
-            run_id=_checked_id(run_id or self.run_id or f"{self.flow_name}-{uuid4().hex[:16]}", "run_id"),
+            run_id=self._run_id(run_id),
             flow_name=self.flow_name,
             flow_hash=graph.fingerprint,
             node=node,
             queue=graph.nodes[node].queue,
             input=state,
-            input_hash=hashlib.sha256(identity.encode()).hexdigest(),
+            input_hash=_input_hash(self.flow_name, node, state),
             home=home,
             owner=owner,
         )
+
+
+def _input_hash(flow_name: str, node: str, state: str) -> str:
+    """Tell inputs apart, whatever the order of their keys."""
+    canonical = json.dumps(json.loads(state), sort_keys=True) if state else ""
+    return hashlib.sha256(f"{flow_name}\0{node}\0{canonical}".encode()).hexdigest()
 
 
 def _go_on(new: NewRun, known: Started, ports: Ports) -> Hint | None:

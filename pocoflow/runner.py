@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Iterator
 
 from pocoflow import codec
-from pocoflow.engine.ports import Clock, ControlFlags, EventRow, Ledger, RunRow
-from pocoflow.engine.records import INTERRUPTED, POISON, Status
+from pocoflow.engine.ports import Clock, ControlFlags, EventRow, Ledger, RunRow, is_settled
+from pocoflow.engine.records import POISON, Status
 from pocoflow.errors import (
     MaxStepsError,
     PoisonStepError,
@@ -79,7 +79,7 @@ class RunHandle:
         began = self._clock.monotonic()
         deadline = None if timeout is None else began + timeout
         pause_s, advised = FIRST_PAUSE_S, False
-        while not _settled(row := self._row()):
+        while not is_settled(row := self._look()):
             now = self._clock.monotonic()
             if deadline is not None and now >= deadline:
                 raise WaitTimeoutError(
@@ -114,7 +114,7 @@ class RunHandle:
         """Yield the event log from its beginning; with `follow`, until the run has ended or is paused."""
         after, pause_s = 0, FIRST_PAUSE_S
         while True:
-            settled = not follow or _settled(self._row())
+            settled = not follow or is_settled(self._look())
             entries = self._ledger.get_events(self.run_id, after=after)
             for entry in entries:
                 after = entry["id"]
@@ -123,6 +123,14 @@ class RunHandle:
                 return
             pause_s = FIRST_PAUSE_S if entries else min(pause_s * 1.5, LONGEST_PAUSE_S)
             self._flags.wait_for_end((self.run_id,), pause_s)
+
+    def _look(self) -> RunRow:
+        row = self._row()
+        if row["status"] == Status.PAUSED:
+            # Perhaps it is just being taken over by this process: look again before it counts as interrupted.
+            self._clock.sleep(LONGEST_PAUSE_S)
+            row = self._row()
+        return row
 
     def _row(self) -> RunRow:
         row = self._ledger.get_run(self.run_id)
@@ -140,12 +148,6 @@ class RunHandle:
         if text is not None:
             warnings.warn(f"run {self.run_id!r} was not taken by any worker so far: {text}", stacklevel=3)
         return True
-
-
-def _settled(row: RunRow) -> bool:
-    return Status(row["status"]).ended or (
-        row["status"] == Status.PAUSED and row["error_type"] == INTERRUPTED
-    )
 
 
 def _error(row: RunRow) -> Exception:

@@ -202,6 +202,19 @@ def _describe(error: Any) -> str:
     return f"{name}={shown}: {error['msg'].removeprefix('Value error, ')}"
 
 
+def unknown_names() -> list[str]:
+    """Variables that look like settings and are none, so probably misspelt.
+
+    They are reported, not refused: Kubernetes makes such variables for a service called pocoflow-redis.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    return sorted(
+        name
+        for name in os.environ
+        if name.startswith(PREFIX) and name not in known and not name.startswith(f"{PREFIX}TEST_")
+    )
+
+
 def export(**values: str) -> None:
     """Set settings for the rest of this process and for the processes that it starts."""
     os.environ.update({PREFIX + name.upper(): value for name, value in values.items()})

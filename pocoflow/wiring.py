@@ -49,7 +49,13 @@ class Executor(Protocol):
         """What to do when no worker takes a run."""
         ...
 
-    def execute(self, hint: Hint, definition: Definition) -> None: ...
+    def execute(self, hint: Hint, definition: Definition) -> None:
+        """Take on a run that is ready for this step."""
+        ...
+
+    def stand_by(self, run_id: str, definition: Definition) -> None:
+        """Take on a run that somebody else executes, in case that process is gone."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,9 @@ class Cluster:
 
     def execute(self, hint: Hint, definition: Definition) -> None:
         send(hint, self.dispatcher)
+
+    def stand_by(self, run_id: str, definition: Definition) -> None:
+        """Nothing to do: any worker may go on with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +88,9 @@ class Embedded:
 
     def execute(self, hint: Hint, definition: Definition) -> None:
         self.worker.execute(hint, definition, self.ports)
+
+    def stand_by(self, run_id: str, definition: Definition) -> None:
+        self.worker.stand_by(run_id, definition, self.ports)
 
 
 def load_settings() -> Settings:

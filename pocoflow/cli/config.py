@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pocoflow.settings import PREFIX, Settings
+from pocoflow.settings import PREFIX, Settings, unknown_names
 
 
 @click.command()
@@ -16,3 +16,5 @@ def command() -> None:
     """
     for name, value in Settings.load().shown().items():
         click.echo(f"{PREFIX}{name.upper()}={value}")
+    for name in unknown_names():
+        click.echo(f"{name} is not a setting: misspelt?", err=True)

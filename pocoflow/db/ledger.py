@@ -109,6 +109,7 @@ class SqlLedger(ABC):
             "p_event": "node_error" if retry_in_s is None else "node_retry",
             "p_error_type": failure.error_type,
             "p_error_msg": failure.message,
+            "p_elapsed_s": failure.elapsed_s,
             "p_delay_s": retry_in_s or 0.0,
             "p_wait_s": self._timing.lease_s if hold else 0.0,
         }

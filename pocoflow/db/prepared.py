@@ -6,7 +6,7 @@ SQLAlchemy builds and pools; executing through it as well would double what a st
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from sqlalchemy import Engine, Executable
@@ -29,18 +29,19 @@ def compiled(statement: Executable, dialect: Dialect) -> str:
 @contextmanager
 def cursor(engine: Engine) -> Iterator[Any]:
     """A driver's cursor on a pooled connection; its errors become SQLAlchemy's, as everywhere else."""
-    connection = engine.raw_connection()
     driver = engine.dialect.loaded_dbapi
-    made = connection.cursor()
+    connection = None
     try:
-        yield made
+        connection = engine.raw_connection()
+        with closing(connection.cursor()) as made:
+            yield made
     except driver.Error as exc:
-        lost = engine.dialect.is_disconnect(exc, connection.driver_connection, made)
-        if lost:
+        lost = connection is None or engine.dialect.is_disconnect(exc, connection.driver_connection, None)
+        if lost and connection is not None:
             connection.invalidate(exc)
         raise DBAPIError.instance(
             None, None, exc, driver.Error, connection_invalidated=lost, dialect=engine.dialect
         ) from exc
     finally:
-        made.close()
-        connection.close()
+        if connection is not None:
+            connection.close()

@@ -103,8 +103,7 @@ def _commit_history(source: FromClause) -> Sequence[Insert]:
 
 def _commit() -> Change:
     then = text_("p_then")
-    ends = one_of(then, ENDED_VALUES)
-    cancelled = and_(~ends, _cancel)
+    ends = or_(one_of(then, ENDED_VALUES), _cancel)
     holds = then == RUNNING
     stmt = (
         update(runs)
@@ -113,18 +112,18 @@ def _commit() -> Change:
             step=r.step + const(1),
             node=func.coalesce(text_("p_next"), r.node),
             queue=text_("p_queue"),
-            status=case((cancelled, CANCELLED), else_=then),
+            status=case((_cancel, CANCELLED), else_=then),
             owner=case((and_(holds, r.want.is_(None)), r.owner)),
             attempt=case((holds, const(1)), else_=const(0)),
             crashes=const(0),
             dispatches=const(1),
             want=null(),
             due_at=NOW,
-            wake_at=case((or_(ends, _cancel), null()), else_=NOW + seconds("p_wait_s")),
+            wake_at=case((ends, null()), else_=NOW + seconds("p_wait_s")),
             unroutable_at=null(),
             error_type=text_("p_error_type"),
             error_msg=text_("p_error_msg"),
-            completed_at=case((or_(ends, _cancel), STAMP)),
+            completed_at=case((ends, STAMP)),
         )
         .returning(*_after)
     )
@@ -132,28 +131,23 @@ def _commit() -> Change:
 
 
 def _fail_history(source: FromClause) -> Sequence[Insert]:
-    failed = event(
-        source,
-        "",
-        event=text_("p_event"),
-        node_name=text_("p_node"),
-        attempt=integer("p_attempt"),
-        error_msg=text_("p_error_msg"),
-        worker=text_("p_worker"),
-    )
-    return (log(failed, end_event(source)),)
+    elapsed_s = seconds("p_elapsed_s")
+    step = {"node_name": text_("p_node"), "attempt": integer("p_attempt"), "worker": text_("p_worker")}
+    began = event(source, "node_start", **step, ts=Timestamp(elapsed_s)).where(elapsed_s.is_not(None))
+    kind = {"event": text_("p_event"), "error_msg": text_("p_error_msg")}
+    failed = event(source, "", **step, **kind, elapsed_ms=elapsed_s * const(1000.0))
+    return (log(began, failed, end_event(source)),)
 
 
 def _fail() -> Change:
     then, delay = text_("p_then"), seconds("p_delay_s")
-    failed = then == FAILED
-    ends = or_(failed, _cancel)
+    ends = or_(then == FAILED, _cancel)
     holds = and_(then == RUNNING, r.want.is_(None))
     stmt = (
         update(runs)
         .where(_held)
         .values(
-            status=case((and_(~failed, _cancel), CANCELLED), else_=then),
+            status=case((_cancel, CANCELLED), else_=then),
             owner=case((holds, r.owner)),
             want=null(),
             attempt=r.attempt + case((holds, const(1)), else_=const(0)),

@@ -10,7 +10,6 @@ from pocoflow.engine.graph import Definition
 from pocoflow.engine.ports import Ports
 from pocoflow.engine.records import (
     Continue,
-    Failure,
     Fenced,
     Finish,
     Hint,
@@ -21,8 +20,8 @@ from pocoflow.engine.records import (
     Suspend,
 )
 from pocoflow.engine.snapshot import write_snapshot
-from pocoflow.engine.step import NodeRun, StepFailure
-from pocoflow.errors import MaxStepsError
+from pocoflow.engine.step import NodeRun, StepFailure, describe
+from pocoflow.errors import MaxStepsError, StoreError, StoreSerializationError
 from pocoflow.logging import ERROR, WARNING, get_logger, log_event
 from pocoflow.node import Node, current_step
 from pocoflow.store import Store
@@ -65,9 +64,11 @@ def give_back(position: Position, *, ports: Ports) -> Outcome:
     return Continue(Hint(position.run_id, position.step), None)
 
 
-def fail(position: Position, error: BaseException, *, ports: Ports) -> Outcome:
-    """End the run as failed at this step."""
-    status = ports.ledger.fail(position, _failure(error))
+def fail(
+    position: Position, error: BaseException, *, ports: Ports, elapsed_s: float | None = None
+) -> Outcome:
+    """End the run as failed at this step, after so many seconds in it; None if it was not begun."""
+    status = ports.ledger.fail(position, describe(error, elapsed_s))
     if status is None:
         return Fenced(position.run_id, position.step)
     return Finish(position.run_id, status, position.step, error)
@@ -80,27 +81,25 @@ def _cancel_recorded(position: Position, ports: Ports) -> bool:
 
 def _execute(position: Position, store: Store, *, flow: Definition, ports: Ports, hold: bool) -> Outcome:
     node = flow.graph.nodes[position.node]
-    started = ports.clock.monotonic()
     flow.hooks.fire("node_start", position.node, store)
     node_run = NodeRun(node, store)
     while True:
+        began = ports.clock.monotonic()
         try:
             action = node_run.attempt()
+            elapsed_s = ports.clock.monotonic() - began
+            record = _record(position, action, store, elapsed_s, flow=flow, ports=ports, hold=hold)
         except StepFailure as failure:
+            elapsed_s = ports.clock.monotonic() - began
             delay_s = _retry_delay(position, node, failure)
             if delay_s is None:
-                return _fail_step(position, failure.error, store, flow=flow, ports=ports)
-            outcome = _retry(position, failure.error, delay_s, ports=ports, hold=hold)
+                return _fail_step(position, failure.error, store, elapsed_s, flow=flow, ports=ports)
+            outcome = _retry(position, failure.error, delay_s, elapsed_s, ports=ports, hold=hold)
             if outcome is not None:
                 return outcome
             continue
-        elapsed_s = ports.clock.monotonic() - started
-        try:
-            record = _record(position, action, store, elapsed_s, flow=flow, ports=ports, hold=hold)
-        except (TypeError, OSError) as unsaved:
-            # The store cannot be encoded, or its snapshot not written: nothing of this step is committed.
-            unsaved.args = (f"{unsaved} (node {position.node!r})",)
-            return _fail_step(position, unsaved, store, flow=flow, ports=ports)
+        except StoreError as unsaved:
+            return _fail_step(position, unsaved, store, elapsed_s, flow=flow, ports=ports)
         return _commit(position, record, store, flow=flow, ports=ports)
 
 
@@ -111,11 +110,11 @@ def _retry_delay(position: Position, node: Node, failure: StepFailure) -> float 
 
 
 def _retry(
-    position: Position, error: Exception, delay_s: float, *, ports: Ports, hold: bool
+    position: Position, error: BaseException, delay_s: float, elapsed_s: float, *, ports: Ports, hold: bool
 ) -> Outcome | None:
     """Record a failed try. None: go on here after the delay, the step is still held."""
     stay = hold or delay_s < SHORT_DELAY_S
-    status = ports.ledger.fail(position, _failure(error), retry_in_s=delay_s, hold=stay)
+    status = ports.ledger.fail(position, describe(error, elapsed_s), retry_in_s=delay_s, hold=stay)
     if status is None:
         return Fenced(position.run_id, position.step)
     log_event(
@@ -139,9 +138,15 @@ def _retry(
 
 
 def _fail_step(
-    position: Position, error: Exception, store: Store, *, flow: Definition, ports: Ports
+    position: Position,
+    error: BaseException,
+    store: Store,
+    elapsed_s: float,
+    *,
+    flow: Definition,
+    ports: Ports,
 ) -> Outcome:
-    outcome = fail(position, error, ports=ports)
+    outcome = fail(position, error, ports=ports, elapsed_s=elapsed_s)
     if isinstance(outcome, Finish):
         flow.hooks.fire("node_error", position.node, error, store)
         log_event(
@@ -167,20 +172,27 @@ def _record(
     ports: Ports,
     hold: bool,
 ) -> StepRecord:
-    if flow.checkpoint_dir is not None:
-        write_snapshot(flow.checkpoint_dir, position.step, position.node, store)
+    """Put together what to commit; raises StoreError when the store, or its snapshot, cannot be written."""
+    try:
+        state = ports.ledger.encode(store)
+        if flow.checkpoint_dir is not None:
+            write_snapshot(flow.checkpoint_dir, position.step, position.node, store)
+    except StoreSerializationError as exc:
+        raise StoreSerializationError(f"{exc} (node {position.node!r})") from exc
+    except OSError as exc:
+        raise StoreError(f"snapshot after node {position.node!r} cannot be written: {exc}") from exc
     record = StepRecord(
         action=action,
         next_node=flow.graph.after(position.node, action),
         next_queue=None,
-        state=ports.ledger.encode(store),
+        state=state,
         elapsed_s=elapsed_s,
         hold=hold,
     )
     if record.next_node is not None:
         record.next_queue = flow.graph.nodes[record.next_node].queue
         if position.step + 1 >= flow.max_steps:
-            record.failure = _failure(_too_many_steps(position, flow))
+            record.failure = describe(_too_many_steps(position, flow))
     return record
 
 
@@ -235,7 +247,3 @@ def _too_many_steps(position: Position, flow: Definition) -> MaxStepsError:
         "or raise max_steps",
         position.run_id,
     )
-
-
-def _failure(error: BaseException) -> Failure:
-    return Failure(type(error).__name__, str(error))

@@ -34,7 +34,7 @@ class StepWatch:
         if not self.stop and now >= self._next_look:
             self._next_look = now + LOOK_EVERY_S
             if self._watcher.flags.cancel_asked(self.position.run_id) is not False:
-                self._watcher.beat([self])
+                self._watcher.try_to_beat([self])
         return self.stop
 
     def done(self) -> None:
@@ -70,9 +70,14 @@ class Heartbeats:
         with self._lock:
             self._watches.discard(watch)
 
-    def beat(self, watches: list[StepWatch]) -> None:
+    def try_to_beat(self, watches: list[StepWatch]) -> None:
         """Extend these leases now, and tell steps that were cancelled or lost to stop."""
-        wants = self._ledger.heartbeat([watch.position for watch in watches])
+        try:
+            wants = self._ledger.heartbeat([watch.position for watch in watches])
+        except DatabaseError as exc:
+            # The step goes on: its result counts unless somebody took the step over meanwhile.
+            log_event(log, "lease not extended, database is away", level=WARNING, error=str(exc))
+            return
         for watch in watches:
             run_id = watch.position.run_id
             if run_id not in wants or wants[run_id] == "cancel":
@@ -84,10 +89,5 @@ class Heartbeats:
             long_ago = self.clock.monotonic() - self._period_s
             with self._lock:
                 old = [watch for watch in self._watches if watch.since <= long_ago]
-            if not old:
-                continue
-            try:
-                self.beat(old)
-            except DatabaseError as exc:
-                # The step goes on: its result counts unless somebody took the step over meanwhile.
-                log_event(log, "lease not extended, database is away", level=WARNING, error=str(exc))
+            if old:
+                self.try_to_beat(old)

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from pocoflow import codec
 from pocoflow.engine.ports import Clock, EventRow, RunRow
@@ -36,6 +37,7 @@ class _Run:
     status: Status
     node: str
     queue: str | None
+    home: str | None
     due_at: float
     wake_at: float | None
     step: int = 0
@@ -83,6 +85,7 @@ class MemoryLedger:
                 status=Status.RUNNING if held else Status.QUEUED,
                 node=run.node,
                 queue=run.queue,
+                home=run.home,
                 due_at=now,
                 wake_at=now + (self._timing.lease_s if held else self._timing.grace_s),
                 epoch=int(held),
@@ -91,7 +94,7 @@ class MemoryLedger:
                 created_at=self._timestamp(),
             )
             row.started_at = row.created_at if held else None
-            self._log(row, "flow_start", step=None, attempt=None, node=run.node)
+            self._log_run(row, "flow_start", step=None, node=run.node)
             return Started(True, row.status, run.input_hash)
 
     def claim(self, run_id: str, step: int, *, owner: str) -> Claim | None:
@@ -103,25 +106,20 @@ class MemoryLedger:
             row.epoch += 1
             row.attempt += 1
             row.started_at = row.started_at or self._timestamp()
-            position = Position(
-                run_id,
-                row.new.flow_name,
-                step,
-                row.node,
-                row.epoch,
-                owner,
-                row.attempt,
-                row.crashes,
-                None if row.unroutable_at is None else now - row.unroutable_at,
-            )
+            unroutable_s = None if row.unroutable_at is None else now - row.unroutable_at
+            where = (run_id, row.new.flow_name, step, row.node)
+            position = Position(*where, row.epoch, owner, row.attempt, row.crashes, unroutable_s)
             return Claim(position, self._state(row))
 
     def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:
         with self._lock:
             wants = {}
             for position in positions:
-                row = self._held(position)
-                if row is not None and row.status is Status.RUNNING:
+                row = self._runs.get(position.run_id)
+                if row is None or row.status is not Status.RUNNING:
+                    continue
+                # Whatever its step: who holds the run from step to step may ask with an older position.
+                if (row.epoch, row.owner) == (position.epoch, position.owner):
                     row.wake_at = self._clock.now() + self._timing.lease_s
                     wants[position.run_id] = row.want
             return wants
@@ -131,16 +129,14 @@ class MemoryLedger:
             row = self._held(position)
             if row is None:
                 return None
-            self._log(row, "node_start", elapsed_ms=None)
+            self._log(row, "node_start")
             self._log(row, "node_end", action=record.action, elapsed_ms=record.elapsed_s * 1000)
             row.states.append(record.state)
             row.step += 1
             row.crashes, row.dispatches, row.unroutable_at, row.failure = 0, 1, None, record.failure
             row.node, row.queue = record.next_node or row.node, record.next_queue
-            status = record.then
-            if row.want == "cancel" and not status.ended:
-                status = Status.CANCELLED
-            self._settle(row, status, lease=record.hold)
+            status = Status.CANCELLED if row.want == "cancel" else record.then
+            self._settle(row, status, wait_s=self._timing.lease_s if record.hold else self._timing.grace_s)
             row.attempt = int(status is Status.RUNNING)
             return status
 
@@ -151,16 +147,16 @@ class MemoryLedger:
             row = self._held(position)
             if row is None:
                 return None
-            self._log(row, "node_error" if retry_in_s is None else "node_retry", error=failure.message)
+            self._log_failure(row, failure, "node_error" if retry_in_s is None else "node_retry")
             row.failure, row.dispatches = failure, 0
-            if retry_in_s is None:
-                status = Status.FAILED
-            elif row.want == "cancel":
+            if row.want == "cancel":
                 status = Status.CANCELLED
+            elif retry_in_s is None:
+                status = Status.FAILED
             else:
                 status = Status.RUNNING if hold else Status.QUEUED
                 row.attempt += int(hold)
-            self._settle(row, status, lease=hold, delay_s=retry_in_s or 0.0)
+            self._settle(row, status, delay_s=retry_in_s or 0.0, wait_s=self._timing.lease_s if hold else 0.0)
             return status
 
     def release(self, position: Position, *, delay_s: float = 0.0, unroutable: bool = False) -> Status | None:
@@ -172,12 +168,12 @@ class MemoryLedger:
                 row.unroutable_at = self._clock.now()
             row.attempt -= 1
             status = Status.CANCELLED if row.want == "cancel" else Status.QUEUED
-            self._settle(row, status, delay_s=delay_s)
+            self._settle(row, status, delay_s=delay_s, wait_s=0.0 if delay_s > 0 else self._timing.grace_s)
             return status
 
     def interrupt(self, home: str) -> list[str]:
         with self._lock:
-            mine = [row for row in self._runs.values() if row.new.home == home and row.wake_at is not None]
+            mine = [row for row in self._runs.values() if row.home == home and row.wake_at is not None]
             for row in mine:
                 self._interrupt(row)
             return [row.new.run_id for row in mine]
@@ -199,20 +195,19 @@ class MemoryLedger:
                 raise InvalidTransitionError(
                     f"run {run_id!r} is {row.status}: only a paused or failed run can be resumed", run_id
                 )
-            row.epoch += 1
+            row.home, row.epoch = home, row.epoch + 1
             row.attempt, row.crashes, row.dispatches, row.failure = 0, 0, 1, None
             row.unroutable_at = row.completed_at = None
             self._ended.pop(run_id, None)
-            self._settle(row, Status.QUEUED)
+            self._settle(row, Status.QUEUED, wait_s=self._timing.grace_s)
+            self._log_run(row, "run_resumed")
             return Hint(run_id, row.step, row.queue)
 
     def sweep(self, *, home: str | None = None) -> list[Hint]:
         with self._lock:
-            now = self._clock.now()
-            due = [row for row in self._runs.values() if row.wake_at is not None and row.wake_at < now]
             hints = []
-            for row in due:
-                self._wake(row)
+            for row in [row for row in self._runs.values() if self._is_due(row, home)]:
+                self._wake(row, home)
                 if row.status is Status.QUEUED:
                     hints.append(Hint(row.new.run_id, row.step, row.queue))
             return hints
@@ -250,15 +245,21 @@ class MemoryLedger:
             row = self._runs.get(run_id)
             return None if row is None else self._state(row)
 
-    def _wake(self, row: _Run) -> None:
+    def _is_due(self, row: _Run, home: str | None) -> bool:
+        """Whether it is overdue, or so long overdue that its home must have gone."""
+        if row.wake_at is None or (row.home is None and home is not None):
+            return False
+        return self._clock.now() - row.wake_at > (0.0 if row.home == home else self._timing.lease_s)
+
+    def _wake(self, row: _Run, home: str | None) -> None:
         now = self._clock.now()
         if row.status is Status.RUNNING:
             self._log(row, "step_lost")
             row.crashes += 1
-            if row.want == "cancel":
-                row.epoch += 1
-                self._settle(row, Status.CANCELLED)
-                return
+        if row.want == "cancel" or row.home != home:
+            self._interrupt(row)
+            return
+        if row.status is Status.RUNNING:
             if row.crashes > self._timing.max_crashes:
                 row.epoch += 1
                 row.failure = Failure(
@@ -277,22 +278,21 @@ class MemoryLedger:
             self._settle(row, Status.CANCELLED)
             return
         row.failure = Failure(INTERRUPTED, INTERRUPTED_TEXT.format(run_id=row.new.run_id))
-        self._log(row, "run_interrupted")
         self._settle(row, Status.PAUSED)
+        self._log_run(row, "run_interrupted", error=row.failure.message)
 
-    def _settle(self, row: _Run, status: Status, *, lease: bool = False, delay_s: float = 0.0) -> None:
+    def _settle(self, row: _Run, status: Status, *, delay_s: float = 0.0, wait_s: float = 0.0) -> None:
         """Give the row its new status and everything that depends on it."""
         now = self._clock.now()
         live = status in (Status.QUEUED, Status.RUNNING)
         row.status, row.want = status, (row.want if status is Status.RUNNING else None)
         row.due_at = now + delay_s
-        wait_s = self._timing.lease_s if lease else (self._timing.grace_s if delay_s == 0 else 0.0)
         row.wake_at = row.due_at + wait_s if live else None
         if status is not Status.RUNNING:
             row.owner = None
         if status.ended:
             row.completed_at = self._timestamp()
-            self._log(row, "flow_end", step=row.step, attempt=None, node=None, action=status.value)
+            self._log_run(row, "flow_end", action=status.value)
             self._forget_oldest(row.new.run_id)
 
     def _forget_oldest(self, run_id: str) -> None:
@@ -320,20 +320,31 @@ class MemoryLedger:
     def _timestamp(self) -> str:
         return datetime.fromtimestamp(self._clock.now(), UTC).isoformat(timespec="milliseconds")
 
-    def _log(self, row: _Run, event: str, *, error: str | None = None, **fields: object) -> None:
+    def _log_failure(self, row: _Run, failure: Failure, event: str) -> None:
+        elapsed_ms = None
+        if failure.elapsed_s is not None:
+            self._log(row, "node_start")
+            elapsed_ms = failure.elapsed_s * 1000
+        self._log(row, event, error=failure.message, elapsed_ms=elapsed_ms)
+
+    def _log_run(self, row: _Run, event: str, **fields: Any) -> None:
+        """Log something about the run as a whole, which no worker did."""
+        self._log(row, event, **{"attempt": None, "node": None, "worker": None, **fields})
+
+    def _log(self, row: _Run, event: str, *, error: str | None = None, **fields: Any) -> None:
         self._last_event += 1
         row.events.append(
             EventRow(
                 id=self._last_event,
                 run_id=row.new.run_id,
-                step=fields.get("step", row.step),  # type: ignore[typeddict-item]
-                attempt=fields.get("attempt", row.attempt),  # type: ignore[typeddict-item]
-                node_name=fields.get("node", row.node),  # type: ignore[typeddict-item]
+                step=fields.get("step", row.step),
+                attempt=fields.get("attempt", row.attempt),
+                node_name=fields.get("node", row.node),
                 event=event,
-                action=fields.get("action"),  # type: ignore[typeddict-item]
-                elapsed_ms=fields.get("elapsed_ms"),  # type: ignore[typeddict-item]
+                action=fields.get("action"),
+                elapsed_ms=fields.get("elapsed_ms"),
                 error_msg=error,
-                worker=worker_of(row.owner),
+                worker=fields.get("worker", worker_of(row.owner)),
                 ts=self._timestamp(),
             )
         )

@@ -6,7 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypedDict
 
-from pocoflow.engine.records import Claim, Failure, Hint, NewRun, Position, Started, Status, StepRecord
+from pocoflow.engine.records import (
+    INTERRUPTED,
+    Claim,
+    Failure,
+    Hint,
+    NewRun,
+    Position,
+    Started,
+    Status,
+    StepRecord,
+)
 from pocoflow.node import StepContext
 from pocoflow.store import Store
 
@@ -29,6 +39,13 @@ class RunRow(TypedDict):
     queue: str | None
     owner: str | None
     created_at: str
+
+
+def is_settled(row: RunRow) -> bool:
+    """Whether nothing more happens to the run by itself: it has ended or was interrupted."""
+    return Status(row["status"]).ended or (
+        row["status"] == Status.PAUSED and row["error_type"] == INTERRUPTED
+    )
 
 
 class EventRow(TypedDict):

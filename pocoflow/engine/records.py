@@ -108,10 +108,15 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error as history keeps it."""
+    """An error as history keeps it.
+
+    Attributes:
+        elapsed_s: How long the step was executed until then; None if it was not begun.
+    """
 
     error_type: str
     message: str
+    elapsed_s: float | None = None
 
 
 @dataclass(slots=True)

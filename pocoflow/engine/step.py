@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+
+from pocoflow.engine.records import Failure
 from pocoflow.node import DEFAULT_ACTION, Node
 from pocoflow.store import Store
 
+MAX_ACTION_LENGTH = 200
 _NOT_YET = object()
 
 
@@ -16,7 +20,7 @@ class StepFailure(Exception):
         may_retry: Whether another try can help: only `exec` is tried again.
     """
 
-    def __init__(self, error: Exception, *, may_retry: bool) -> None:
+    def __init__(self, error: BaseException, *, may_retry: bool) -> None:
         super().__init__(error, may_retry)
         self.error = error
         self.may_retry = may_retry
@@ -46,13 +50,38 @@ class NodeRun:
             result = self._node.exec(self._prepared)
             in_exec = False
             action = self._node.post(self._store, self._prepared, result)
-        except Exception as exc:
+        except BaseException as exc:
+            if _ends_the_process(exc):
+                raise
             raise StepFailure(exc, may_retry=in_exec) from exc
         if action is None:
             return DEFAULT_ACTION
-        if not isinstance(action, str):
+        if not isinstance(action, str) or not action.isprintable() or len(action) > MAX_ACTION_LENGTH:
             wrong = TypeError(
-                f"post() of node {self._node.name!r} must return an action (str) or None, got {action!r}"
+                f"post() of node {self._node.name!r} must return an action (printable str of at most "
+                f"{MAX_ACTION_LENGTH} characters) or None, got {ascii(action)[:80]}"
             )
             raise StepFailure(wrong, may_retry=False)
         return action
+
+
+def describe(error: BaseException, elapsed_s: float | None = None) -> Failure:
+    """Return an error as history keeps it, in characters that every database takes."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its text cannot be shown)"
+    safe = text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
+    return Failure(type(error).__name__, safe, elapsed_s)
+
+
+def _ends_the_process(error: BaseException) -> bool:
+    """Tell Ctrl-C and the exit of a worker's child from a node that raises the same.
+
+    Only the main thread meets the former, and Celery's children leave with a code below zero.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    if isinstance(error, SystemExit):
+        return isinstance(error.code, int) and error.code < 0
+    return isinstance(error, KeyboardInterrupt)

@@ -18,7 +18,7 @@ from pocoflow.db.connect import forget_inherited_engines
 from pocoflow.errors import SettingsError
 from pocoflow.logging import INFO, WARNING, get_logger, log_event
 from pocoflow.registry import Registry
-from pocoflow.settings import Settings, mask_url
+from pocoflow.settings import Settings, mask_url, unknown_names
 from pocoflow.workers.logs import hide_sweeps
 from pocoflow.workers.tasks import Worker
 
@@ -59,3 +59,5 @@ def _say_hello(**_: Any) -> None:
         database=wiring.database_name(settings.database_url),
         broker=mask_url(settings.broker_url),
     )
+    if strange := unknown_names():
+        log_event(log, "not settings, perhaps misspelt", level=WARNING, names=", ".join(strange))

@@ -35,17 +35,29 @@ INVARIANTS: Mapping[str, str] = {
         select run_id from pf_checkpoints where run_id not in (select run_id from pf_runs)
         union select run_id from pf_events where run_id not in (select run_id from pf_runs)
     """,
-    "I2: a checkpoint has one node_start and one node_end of its node": """
+    "I2: a checkpoint has one node_end of its node": """
         select c.run_id from pf_checkpoints c left join pf_events e
-            on e.run_id = c.run_id and e.step = c.step and e.event in ('node_start', 'node_end')
+            on e.run_id = c.run_id and e.step = c.step and e.event = 'node_end'
         group by c.run_id, c.step, c.node_name
-        having count(*) <> 2 or min(e.event) <> 'node_end' or max(e.event) <> 'node_start'
-            or min(e.node_name) <> c.node_name or max(e.node_name) <> c.node_name
+        having count(e.id) <> 1 or min(e.node_name) <> c.node_name
     """,
-    "I2: a node_start or node_end has its checkpoint": """
+    "I2: a node_end has its checkpoint": """
         select e.run_id from pf_events e left join pf_checkpoints c
             on c.run_id = e.run_id and c.step = e.step
-        where e.event in ('node_start', 'node_end') and c.run_id is null
+        where e.event = 'node_end' and c.run_id is null
+    """,
+    "I2: a node_end comes right after the node_start of its try": """
+        select e.run_id from pf_events e left join pf_events b
+            on b.id = (select max(id) from pf_events where run_id = e.run_id and id < e.id)
+        where e.event = 'node_end' and (b.event is null or b.event <> 'node_start'
+            or b.step <> e.step or b.attempt <> e.attempt or b.node_name <> e.node_name)
+    """,
+    "I2: right after a node_start comes what became of its try": """
+        select b.run_id from pf_events b left join pf_events e
+            on e.id = (select min(id) from pf_events where run_id = b.run_id and id > b.id)
+        where b.event = 'node_start' and (e.event is null
+            or e.event not in ('node_end', 'node_retry', 'node_error')
+            or b.step <> e.step or b.attempt <> e.attempt or b.node_name <> e.node_name)
     """,
     "I3: a later checkpoint was not written under an earlier claim, nor any under a future one": """
         select c.run_id from pf_checkpoints c join pf_runs r on r.run_id = c.run_id

@@ -64,6 +64,14 @@ def test_config_shows_every_setting_with_masked_passwords(monkeypatch: pytest.Mo
     assert "hush" not in result.output
 
 
+def test_config_points_at_variables_that_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POCOFLOW_LEESE_S", "3")
+
+    result = CliRunner().invoke(cli, ["config"])
+
+    assert "POCOFLOW_LEESE_S is not a setting" in result.stderr
+
+
 def test_a_wrong_setting_is_one_line_and_exit_code_1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POCOFLOW_LEASE_S", "soon")
 

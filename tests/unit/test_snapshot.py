@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pocoflow import DefinitionError, Flow, Node, Store, StoreSerializationError, WorkflowDB
+from pocoflow import DefinitionError, Flow, Node, Store, StoreError, StoreSerializationError, WorkflowDB
 from pocoflow.engine.snapshot import snapshot_path
 
 
@@ -153,7 +153,7 @@ def test_a_folder_that_cannot_be_made_fails_the_step_and_the_run(tmp_path: Path)
     (tmp_path / "taken").write_text("a file, not a folder")
     flow = Flow(start=Count(), checkpoint_dir=tmp_path / "taken", db_path=tmp_path / "runs.db")
 
-    with pytest.raises(OSError, match="taken"):
+    with pytest.raises(StoreError, match="snapshot after node 'Count' cannot be written"):
         flow.run({}, run_id="run-1")
 
     run = WorkflowDB(tmp_path / "runs.db").get_run("run-1")
