@@ -199,6 +199,7 @@ def _cancel_verb() -> Change:
         .values(
             status=case((running, r.status), else_=CANCELLED),
             want=case((running, const("cancel"))),
+            owner=case((running, r.owner)),
             epoch=r.epoch + case((running, const(0)), else_=const(1)),
             wake_at=case((running, r.wake_at)),
             completed_at=case((running, r.completed_at), else_=STAMP),

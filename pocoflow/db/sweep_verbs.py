@@ -97,6 +97,7 @@ def wake(which: ColumnElement[bool]) -> Update:
                 else_=QUEUED,
             ),
             want=null(),
+            owner=case((stops, null()), else_=r.owner),
             crashes=r.crashes + case((lost, const(1)), else_=const(0)),
             epoch=r.epoch + case((stops, const(1)), else_=const(0)),
             due_at=case((lost, NOW), else_=r.due_at),
@@ -146,8 +147,8 @@ def interrupt() -> Update:
             owner=null(),
             want=null(),
             wake_at=null(),
-            error_type=const(INTERRUPTED),
-            error_msg=_filled(INTERRUPTED_TEXT, run_id=r.run_id),
+            error_type=case((_cancel, r.error_type), else_=const(INTERRUPTED)),
+            error_msg=case((_cancel, r.error_msg), else_=_filled(INTERRUPTED_TEXT, run_id=r.run_id)),
             completed_at=case((_cancel, STAMP)),
         )
         .returning(r.run_id, r.step.label("step"), r.status, r.error_msg)

@@ -88,12 +88,19 @@ def _move(
         return fail(position, unreadable, ports=ports)
     try:
         return advance(position, store, flow=flow, ports=ports, hold=False)
-    except (SystemExit, KeyboardInterrupt):
+    except (SystemExit, KeyboardInterrupt) as stop:
+        if isinstance(stop, SystemExit) and not _is_shutdown(stop):
+            return fail(position, stop, ports=ports)
         # The worker is being stopped: the step goes on elsewhere, and this try does not count.
         outcome = give_back(position, ports=ports)
         if isinstance(outcome, Continue):
             send(outcome.hint, dispatcher)
         raise
+
+
+def _is_shutdown(stop: SystemExit) -> bool:
+    """Celery's children leave with a code below zero; any other code is a node's own sys.exit()."""
+    return isinstance(stop.code, int) and stop.code < 0
 
 
 def _give_back_unknown(

@@ -76,12 +76,7 @@ def describe(error: BaseException, elapsed_s: float | None = None) -> Failure:
 
 
 def _ends_the_process(error: BaseException) -> bool:
-    """Tell Ctrl-C and the exit of a worker's child from a node that raises the same.
-
-    Only the main thread meets the former, and Celery's children leave with a code below zero.
-    """
+    """Whether this is Ctrl-C or an exit, which only the main thread meets; elsewhere the node raised it."""
     if threading.current_thread() is not threading.main_thread():
         return False
-    if isinstance(error, SystemExit):
-        return isinstance(error.code, int) and error.code < 0
-    return isinstance(error, KeyboardInterrupt)
+    return isinstance(error, KeyboardInterrupt | SystemExit)

@@ -162,13 +162,11 @@ def test_an_action_without_an_edge_ends_the_flow_and_is_logged(caplog: pytest.Lo
     assert "no edge for this action, the flow ends here node=start action=eror" in caplog.text
 
 
-@pytest.mark.parametrize("action", [5, True, ["ok"], b"ok", Node()])
-def test_an_action_that_is_no_string_fails_the_step_with_the_name_of_the_node(action: Any) -> None:
+@pytest.mark.parametrize("action", [5, True, ["ok"], b"ok", Node(), "\ud800", "a\0b", "x" * 201])
+def test_an_action_that_is_no_printable_string_fails_the_step_with_the_name_of_the_node(action: Any) -> None:
     start = Trace("start", action).then("*", Trace("never"))
 
-    with pytest.raises(
-        TypeError, match=r"post\(\) of node 'start' must return an action \(str\) or None, got"
-    ):
+    with pytest.raises(TypeError, match=r"post\(\) of node 'start' must return an action \(printable str"):
         Flow(start=start).run({})
 
 
@@ -508,7 +506,8 @@ def test_with_a_database_a_value_that_json_cannot_carry_fails_its_step_and_nothi
         assert part in str(caught.value)
     assert [row["step"] for row in db.get_checkpoints("run-1")] == [0]
     assert [event for event in events(db, "run-1") if event[1] == 1 and event[2]] == [
-        ("node_error", 1, "Write")
+        ("node_start", 1, "Write"),
+        ("node_error", 1, "Write"),
     ]
     assert db.load_checkpoint("run-1", step=0) == {"path": ["first"]}
 
