@@ -34,7 +34,11 @@ PATIENT_PAUSES_S = (*QUICK_PAUSES_S, 1.0, *repeat(2.0, 450))
 
 
 class SqlLedger(ABC):
-    """What both databases share; a subclass says how a verb becomes one transaction."""
+    """What both databases share; a subclass says how a verb becomes one transaction.
+
+    When a connection breaks, a verb is sent again, although its first try may have gone through with only
+    the answer lost. What the second try then does not find is looked up: the row tells, nobody guesses.
+    """
 
     def __init__(self, url: URL, timing: Timing, *, sleep: Callable[[float], None] = time.sleep) -> None:
         self.url = url
@@ -63,14 +67,16 @@ class SqlLedger(ABC):
             "p_input_hash": run.input_hash,
             "p_wait_s": self._timing.grace_s if run.owner is None else self._timing.lease_s,
         }
-        created, status, input_hash, error_type = self._try(lambda: self._start(params))[0]
+        (created, status, input_hash, error_type), tried = self._try(lambda: self._start(params))
+        if tried and not created and run.owner is not None:
+            created = self._known(run.run_id)["owner"] == run.owner
         return Started(bool(created), Status(status), input_hash, error_type)
 
     def claim(self, run_id: str, step: int, *, owner: str) -> Claim | None:
         params = {"p_run": run_id, "p_step": step, "p_owner": owner, "p_wait_s": self._timing.lease_s}
-        row = self._try(lambda: self._claim(params))[0]
+        row, tried = self._try(lambda: self._claim(params))
         if row is None:
-            return None
+            return self._claimed_before(run_id, owner) if tried else None
         *position, state = row
         return Claim(Position(*position), state)
 
@@ -95,7 +101,6 @@ class SqlLedger(ABC):
         }
         row, tried = self._try(lambda: self._change(verbs.COMMIT, params), PATIENT_PAUSES_S)
         if row is None and tried:
-            # The first try may have gone through with only its answer lost: the checkpoint tells.
             return self._try(lambda: self._queries.status_if_committed(position), PATIENT_PAUSES_S)[0]
         return None if row is None else Status(row.status)
 
@@ -113,7 +118,11 @@ class SqlLedger(ABC):
             "p_delay_s": retry_in_s or 0.0,
             "p_wait_s": self._timing.lease_s if hold else 0.0,
         }
-        row, _ = self._try(lambda: self._change(verbs.FAIL, params), PATIENT_PAUSES_S)
+        row, tried = self._try(lambda: self._change(verbs.FAIL, params), PATIENT_PAUSES_S)
+        if row is None and tried:
+            known = self._known(position.run_id)
+            mine = (known["epoch"], known["error_msg"]) == (position.epoch, failure.message)
+            return Status(known["status"]) if mine else None
         return None if row is None else Status(row.status)
 
     def release(self, position: Position, *, delay_s: float = 0.0, unroutable: bool = False) -> Status | None:
@@ -136,9 +145,12 @@ class SqlLedger(ABC):
 
     def resume(self, run_id: str, *, home: str | None) -> Hint:
         params = {"p_run": run_id, "p_home": home, "p_wait_s": self._timing.grace_s}
-        row, _ = self._try(lambda: self._change(verbs.RESUME, params))
+        row, tried = self._try(lambda: self._change(verbs.RESUME, params))
         if row is None:
-            status = self._known(run_id)["status"]
+            known = self._known(run_id)
+            status = known["status"]
+            if tried and status == Status.QUEUED:
+                return Hint(run_id, known["total_steps"], known["queue"])
             raise InvalidTransitionError(
                 f"run {run_id!r} is {status}: only a paused or failed run can be resumed", run_id
             )
@@ -162,6 +174,14 @@ class SqlLedger(ABC):
 
     def get_state(self, run_id: str) -> str | None:
         return self._try(lambda: self._queries.get_state(run_id))[0]
+
+    def _claimed_before(self, run_id: str, owner: str) -> Claim | None:
+        """The claim of an owner that only did not hear of it."""
+        row, state = self.get_run(run_id), self.get_state(run_id)
+        if row is None or state is None or row["owner"] != owner:
+            return None
+        where = (run_id, row["flow_name"], row["total_steps"], row["current_node"] or "")
+        return Claim(Position(*where, row["epoch"], owner, row["attempt"], row["crashes"]), state)
 
     def _known(self, run_id: str) -> RunRow:
         row = self.get_run(run_id)

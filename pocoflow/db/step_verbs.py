@@ -145,7 +145,7 @@ def _fail() -> Change:
     holds = and_(then == RUNNING, r.want.is_(None))
     stmt = (
         update(runs)
-        .where(_held)
+        .where(_held, r.attempt == integer("p_attempt"))
         .values(
             status=case((_cancel, CANCELLED), else_=then),
             owner=case((holds, r.owner)),

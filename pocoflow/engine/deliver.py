@@ -94,13 +94,14 @@ def _move(
         # The worker is being stopped: the step goes on elsewhere, and this try does not count.
         outcome = give_back(position, ports=ports)
         if isinstance(outcome, Continue):
-            send(outcome.hint, dispatcher)
+            queue = flow.graph.nodes[position.node].queue
+            send(Hint(position.run_id, position.step, queue), dispatcher)
         raise
 
 
 def _is_shutdown(stop: SystemExit) -> bool:
-    """Celery's children leave with a code below zero; any other code is a node's own sys.exit()."""
-    return isinstance(stop.code, int) and stop.code < 0
+    """Celery's children leave with 256 below the number of a signal; else it is a node's own sys.exit()."""
+    return isinstance(stop.code, int) and -256 < stop.code < -190
 
 
 def _give_back_unknown(

@@ -145,7 +145,7 @@ class MemoryLedger:
     ) -> Status | None:
         with self._lock:
             row = self._held(position)
-            if row is None:
+            if row is None or row.attempt != position.attempt:
                 return None
             self._log_failure(row, failure, "node_error" if retry_in_s is None else "node_retry")
             row.failure, row.dispatches = failure, 0
@@ -229,6 +229,7 @@ class MemoryLedger:
                 error_msg=row.failure.message if row.failure else None,
                 attempt=row.attempt,
                 crashes=row.crashes,
+                epoch=row.epoch,
                 want=row.want,
                 queue=row.queue,
                 owner=row.owner,
@@ -262,10 +263,9 @@ class MemoryLedger:
         if row.status is Status.RUNNING:
             if row.crashes > self._timing.max_crashes:
                 row.epoch += 1
-                row.failure = Failure(
-                    POISON, POISON_TEXT.format(node=row.node, step=row.step, crashes=row.crashes)
-                )
-                self._log(row, "node_error", error=row.failure.message)
+                why = POISON_TEXT.format(node=row.node, step=row.step, crashes=row.crashes)
+                row.failure = Failure(POISON, why)
+                self._log(row, "node_error", error=why)
                 self._settle(row, Status.FAILED)
                 return
             row.status, row.due_at = Status.QUEUED, now
@@ -321,10 +321,9 @@ class MemoryLedger:
         return datetime.fromtimestamp(self._clock.now(), UTC).isoformat(timespec="milliseconds")
 
     def _log_failure(self, row: _Run, failure: Failure, event: str) -> None:
-        elapsed_ms = None
-        if failure.elapsed_s is not None:
+        elapsed_ms = None if failure.elapsed_s is None else failure.elapsed_s * 1000
+        if elapsed_ms is not None:
             self._log(row, "node_start")
-            elapsed_ms = failure.elapsed_s * 1000
         self._log(row, event, error=failure.message, elapsed_ms=elapsed_ms)
 
     def _log_run(self, row: _Run, event: str, **fields: Any) -> None:
@@ -344,12 +343,7 @@ class MemoryLedger:
                 action=fields.get("action"),
                 elapsed_ms=fields.get("elapsed_ms"),
                 error_msg=error,
-                worker=fields.get("worker", worker_of(row.owner)),
+                worker=fields.get("worker", row.owner and row.owner.rpartition(":")[0]),
                 ts=self._timestamp(),
             )
         )
-
-
-def worker_of(owner: str | None) -> str | None:
-    """The process that an owner token names."""
-    return None if owner is None else owner.rpartition(":")[0]

@@ -35,6 +35,7 @@ class RunRow(TypedDict):
     error_msg: str | None
     attempt: int
     crashes: int
+    epoch: int
     want: str | None
     queue: str | None
     owner: str | None

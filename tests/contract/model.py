@@ -103,7 +103,7 @@ class Model:
 
     def fail(self, position: Position, retry_in_s: float | None, hold: bool) -> Status | None:
         run = self._held(position)
-        if run is None:
+        if run is None or run.attempt != position.attempt:
             return None
         run.log.append(("node_error" if retry_in_s is None else "node_retry", run.step))
         run.error, run.dispatches = "ValueError", 0
@@ -176,10 +176,13 @@ class Model:
 
     def _stop(self, run: ModelRun, then: Status, error: str) -> None:
         run.epoch += 1
+        if run.wanted:
+            self._settle(run, Status.CANCELLED)
+            return
         run.error = error
-        if then is Status.PAUSED and not run.wanted:
+        if then is Status.PAUSED:
             run.log.append(("run_interrupted", run.step))
-        self._settle(run, Status.CANCELLED if run.wanted else then)
+        self._settle(run, then)
 
     def _held(self, position: Position) -> ModelRun | None:
         run = self.runs[position.run_id]

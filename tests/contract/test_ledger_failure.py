@@ -81,6 +81,16 @@ def test_a_retry_that_is_held_stays_with_its_owner_for_a_lease_after_the_delay(s
     ]
 
 
+def test_a_try_fails_only_once(ledger: Ledger) -> None:
+    position = started(ledger)
+    ledger.fail(position, BOOM, retry_in_s=0.0, hold=True)
+    before, told = ledger.get_run(RUN), history(ledger)
+
+    assert ledger.fail(position, BOOM, retry_in_s=0.0, hold=True) is None
+    assert ledger.get_run(RUN) == before
+    assert history(ledger) == told
+
+
 def test_each_try_counts_and_a_crash_is_told_apart(ledger: Ledger, pass_time: PassTime) -> None:
     ledger.fail(started(ledger), BOOM, retry_in_s=0.0)
     pass_time(1.0)

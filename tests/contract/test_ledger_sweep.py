@@ -30,7 +30,7 @@ from tests.contract.builders import (
     started,
     take,
 )
-from tests.contract.subjects import TIMING, PassTime, SqlSubject, Subject, near
+from tests.contract.subjects import TIMING, PassTime, Subject, near
 
 HERE, ELSEWHERE = "embedded:host:1", "embedded:host:2"
 WHY = INTERRUPTED_TEXT.format(run_id=RUN)
@@ -337,11 +337,8 @@ def test_a_step_that_ends_just_before_it_is_swept_is_not_lost(ledger: Ledger, pa
 
 @pytest.mark.parametrize("stop", [poison, lose_the_home, cancel_and_lose, lose_and_cancel])
 def test_a_run_that_was_stopped_belongs_to_nobody_any_more(
-    request: pytest.FixtureRequest, subject: Subject, stop: Callable[[Ledger, PassTime], None]
+    ledger: Ledger, pass_time: PassTime, stop: Callable[[Ledger, PassTime], None]
 ) -> None:
-    if isinstance(subject, SqlSubject):
-        request.applymarker(pytest.mark.xfail(reason="cancel and sweep keep the old owner", strict=True))
+    stop(ledger, pass_time)
 
-    stop(subject.ledger, subject.pass_time)
-
-    assert facts(subject.ledger, "owner") == (None,)
+    assert facts(ledger, "owner") == (None,)

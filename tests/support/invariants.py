@@ -81,6 +81,9 @@ INVARIANTS: Mapping[str, str] = {
                 else 'flow_start' end
             or (m.event = 'flow_end' and m.action <> r.status)
     """,
+    "I4: a run that is paused or has ended belongs to nobody": """
+        select run_id from pf_runs where status not in ('queued', 'running') and owner is not null
+    """,
     "I4: only a run that has ended has a time of its end": """
         select run_id from pf_runs
         where (status in ('completed', 'failed', 'cancelled')) <> (completed_at is not null)

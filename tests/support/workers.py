@@ -227,25 +227,25 @@ def trace(tmp_path: Path) -> Trace:
 class MakeCluster:
     """Makes clusters for one test; the test process gets the settings of the newest."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.clusters: list[Cluster] = []
+    def __init__(self, test: pytest.Item, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._test = test
         self._folder = folder
         self._monkeypatch = monkeypatch
 
     def __call__(self, **settings: str | None) -> Cluster:
         made = Cluster({**SETTINGS, **settings}, self._folder)
-        self.clusters.append(made)
+        # Not when this fixture ends: the database and the broker may end before it, with workers on them.
+        self._test.addfinalizer(made.show_logs)
+        self._test.addfinalizer(made.stop)
         made.adopt(self._monkeypatch)
         return made
 
 
 @pytest.fixture
-def make_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeCluster]:
-    made = MakeCluster(tmp_path, monkeypatch)
-    yield made
-    for one in made.clusters:
-        one.stop()
-        one.show_logs()
+def make_cluster(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> MakeCluster:
+    return MakeCluster(request.node, tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])

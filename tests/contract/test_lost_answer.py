@@ -1,0 +1,137 @@
+"""The database did what it was told, but its answer was lost: the verb is tried again and does no harm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from pocoflow.db.ledger import SqlLedger
+from pocoflow.engine.deliver import new_owner
+from pocoflow.engine.records import Hint, Status
+from tests.contract.builders import (
+    BOOM,
+    HELD,
+    LAST,
+    RUN,
+    WORKER,
+    begun,
+    done,
+    ended,
+    facts,
+    failed,
+    history,
+    new_run,
+    record,
+    started,
+)
+from tests.contract.subjects import SqlSubject
+from tests.support.invariants import assert_sound
+
+LoseAnswer = Callable[[str], None]
+
+
+@pytest.fixture
+def ledger(database_url: str) -> Iterator[SqlLedger]:
+    subject = SqlSubject(database_url, sleep=lambda seconds: None)
+    yield subject.ledger
+    assert_sound(subject.ledger)
+    subject.close()
+
+
+@pytest.fixture
+def lose_answer(ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch) -> LoseAnswer:
+    """Let the connection break once, right after the transaction of this kind has gone through."""
+
+    def lose_answer(transaction: str) -> None:
+        act = getattr(ledger, transaction)
+
+        def act_and_break(*args: Any) -> None:
+            monkeypatch.setattr(ledger, transaction, act)
+            act(*args)
+            raise OperationalError("", {}, ConnectionResetError("connection reset"))
+
+        monkeypatch.setattr(ledger, transaction, act_and_break)
+
+    return lose_answer
+
+
+@pytest.mark.parametrize("result", [record(), HELD, LAST], ids=["left", "held", "last"])
+def test_a_commit_counts_once_and_is_told_as_done(
+    ledger: SqlLedger, lose_answer: LoseAnswer, result: Any
+) -> None:
+    position = started(ledger)
+    lose_answer("_change")
+
+    status = ledger.commit(position, result)
+
+    assert status is result.then
+    assert history(ledger)[:3] == [begun(), *done(0, "A")]
+    assert facts(ledger, "total_steps", "status") == (1, result.then.value)
+
+
+def test_a_failure_is_told_as_written(ledger: SqlLedger, lose_answer: LoseAnswer) -> None:
+    position = started(ledger)
+    lose_answer("_change")
+
+    status = ledger.fail(position, BOOM)
+
+    assert status is Status.FAILED
+
+
+def test_a_failure_is_written_once(ledger: SqlLedger, lose_answer: LoseAnswer) -> None:
+    position = started(ledger)
+    lose_answer("_change")
+
+    ledger.fail(position, BOOM)
+
+    assert history(ledger) == [begun(), failed("node_error", 0, "A"), ended("failed", step=0)]
+
+
+def test_a_retry_that_is_held_counts_once(ledger: SqlLedger, lose_answer: LoseAnswer) -> None:
+    position = started(ledger)
+    lose_answer("_change")
+
+    status = ledger.fail(position, BOOM, retry_in_s=0.0, hold=True)
+
+    assert status is Status.RUNNING
+    assert facts(ledger, "attempt") == (2,)
+    assert history(ledger) == [begun(), failed("node_retry", 0, "A")]
+
+
+def test_a_held_start_is_told_as_created(ledger: SqlLedger, lose_answer: LoseAnswer) -> None:
+    lose_answer("_start")
+
+    answer = ledger.start(new_run(owner=new_owner(WORKER)))
+
+    assert answer.created
+
+
+def test_a_resume_is_told_as_done(ledger: SqlLedger, lose_answer: LoseAnswer) -> None:
+    ledger.fail(started(ledger), BOOM)
+    lose_answer("_change")
+
+    assert ledger.resume(RUN, home=None) == Hint(RUN, 0)
+
+
+def test_a_cancel_is_told_as_done(ledger: SqlLedger, lose_answer: LoseAnswer) -> None:
+    ledger.start(new_run())
+    lose_answer("_change")
+
+    status = ledger.cancel(RUN)
+
+    assert status is Status.CANCELLED
+    assert history(ledger) == [begun(), ended("cancelled", step=0)]
+
+
+def test_a_claim_is_told_as_made(ledger: SqlLedger, lose_answer: LoseAnswer) -> None:
+    ledger.start(new_run())
+    lose_answer("_claim")
+    owner = new_owner(WORKER)
+
+    claim = ledger.claim(RUN, 0, owner=owner)
+
+    assert claim is not None
+    assert (claim.position.owner, claim.position.attempt, claim.state) == (owner, 1, ledger.get_state(RUN))
