@@ -23,13 +23,14 @@ from pocoflow.engine.ports import Dispatcher
 from pocoflow.engine.records import Hint
 from pocoflow.errors import BrokerError
 from pocoflow.pipelined import Pipelined
-from pocoflow.settings import mask_url
+from pocoflow.settings import AMQP_SCHEMES, mask_url
 
 CONNECT_TIMEOUT_S = 2.0
 TIMEOUT_S = 5.0
 SILENCE_S = 5.0
 CONFIRM_AFTER_S = 1.0
 _START_HINT = "start it (for example: docker compose up -d redis) or set POCOFLOW_BROKER_URL"
+_AMQP_START_HINT = "start it (for example: rabbitmq-server) or set POCOFLOW_BROKER_URL"
 
 
 def make_dispatcher(app: Celery, *, database: str | None = None, use_node_queues: bool = True) -> Dispatcher:
@@ -49,6 +50,8 @@ class _Dispatcher(ABC):
 
     def __init__(self, app: Celery, *, database: str | None, use_node_queues: bool) -> None:
         self._broker = mask_url(app.conf.broker_url)
+        amqp = urlsplit(app.conf.broker_url).scheme in AMQP_SCHEMES
+        self._start_hint = _AMQP_START_HINT if amqp else _START_HINT
         self._default_queue = app.conf.task_default_queue
         self._use_node_queues = use_node_queues
         self._headers = {DATABASE_HEADER: database} if database else {}
@@ -62,7 +65,7 @@ class _Dispatcher(ABC):
             self._publish(hint, (self._use_node_queues and hint.queue) or self._default_queue)
         except (OperationalError, redis.RedisError, OSError) as exc:
             self._silent_until = monotonic() + SILENCE_S
-            raise BrokerError(f"broker {self._broker} failed: {exc}: {_START_HINT}") from exc
+            raise BrokerError(f"broker {self._broker} failed: {exc}: {self._start_hint}") from exc
 
     @abstractmethod
     def _publish(self, hint: Hint, queue: str) -> None: ...

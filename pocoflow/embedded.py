@@ -116,7 +116,12 @@ class DaemonPool(TaskPool):  # type: ignore[misc]
 
     def _work(self) -> None:
         while True:
-            apply_target(*self._calls.get())
+            call = self._calls.get()
+            try:
+                apply_target(*call)
+            except Exception:
+                # Celery reports errors of tasks itself; whatever else it is, the next step needs this thread.
+                log.exception("worker thread goes on after an error")
 
 
 class _Worker(WorkController):  # type: ignore[misc]
@@ -185,7 +190,9 @@ class EmbeddedWorker:
             worker=self._name,
             unroutable_s=self._settings.unroutable_s,
         )
-        if isinstance(outcome, Finish | Fenced) or (outcome is None and _ended(hint.run_id, ports.ledger)):
+        # Not on Fenced alone: another thread here may have taken the step over and still need the entry.
+        doubtful = outcome is None or isinstance(outcome, Fenced)
+        if isinstance(outcome, Finish) or (doubtful and _ended(hint.run_id, ports.ledger)):
             self._runs.pop(hint.run_id, None)
 
     def _sweep_forever(self) -> None:

@@ -12,10 +12,10 @@ from typing import Any, Self
 from uuid import uuid4
 
 from pocoflow import wiring
-from pocoflow.engine.deliver import new_owner
 from pocoflow.engine.graph import MAX_NAME_LENGTH, Definition, Graph
 from pocoflow.engine.hooks import Hook, Hooks
 from pocoflow.engine.inline import run_inline
+from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Ports
 from pocoflow.engine.records import INTERRUPTED, Hint, NewRun, Position, Started, Status
 from pocoflow.errors import DefinitionError, InvalidTransitionError, RunConflictError

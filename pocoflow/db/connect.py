@@ -180,13 +180,16 @@ def write_transaction(connection: Connection) -> Iterator[None]:
     A deferred SQLite transaction that turns from reading to writing fails at once when another process
     has written meanwhile, whatever the busy timeout.
     """
-    connection.exec_driver_sql("begin immediate" if connection.dialect.name == "sqlite" else "begin")
+    sqlite = connection.dialect.name == "sqlite"
+    connection.exec_driver_sql("begin immediate" if sqlite else "begin")
     try:
         yield
+        connection.exec_driver_sql("commit")
     except BaseException:
-        connection.exec_driver_sql("rollback")
+        # A commit that failed has often rolled back by itself; to Postgres a second rollback is nothing.
+        if not sqlite or getattr(connection.connection.driver_connection, "in_transaction", True):
+            connection.exec_driver_sql("rollback")
         raise
-    connection.exec_driver_sql("commit")
 
 
 def with_retry(

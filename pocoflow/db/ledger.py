@@ -19,6 +19,7 @@ from pocoflow import codec
 from pocoflow.db import step_verbs as verbs
 from pocoflow.db.connect import engine_for, translated, with_retry
 from pocoflow.db.queries import Queries
+from pocoflow.engine.owner import worker_of
 from pocoflow.engine.ports import EventRow, RunRow
 from pocoflow.engine.records import Claim, Failure, Hint, NewRun, Position, Started, Status, StepRecord
 from pocoflow.engine.timing import Timing
@@ -149,7 +150,7 @@ class SqlLedger(ABC):
         if row is None:
             known = self._known(run_id)
             status = known["status"]
-            if tried and status == Status.QUEUED:
+            if tried and (status, known["home"]) == (Status.QUEUED, home):
                 return Hint(run_id, known["total_steps"], known["queue"])
             raise InvalidTransitionError(
                 f"run {run_id!r} is {status}: only a paused or failed run can be resumed", run_id
@@ -233,5 +234,5 @@ def _token(position: Position) -> Params:
         "p_owner": position.owner,
         "p_node": position.node,
         "p_attempt": position.attempt,
-        "p_worker": position.owner.rpartition(":")[0],
+        "p_worker": worker_of(position.owner),
     }

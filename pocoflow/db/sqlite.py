@@ -54,10 +54,12 @@ class SqliteLedger(SqlLedger):
             made.execute("begin immediate")
             try:
                 yield made
+                made.execute("commit")
             except BaseException:
-                made.execute("rollback")
+                # A commit that failed has often rolled back by itself.
+                if made.connection.in_transaction:
+                    made.execute("rollback")
                 raise
-            made.execute("commit")
 
     def _interrupt(self, params: Params) -> Sequence[Row[Any]]:
         with self.connection() as connection, write_transaction(connection):

@@ -104,7 +104,7 @@ def _commit_history(source: FromClause) -> Sequence[Insert]:
 def _commit() -> Change:
     then = text_("p_then")
     ends = or_(one_of(then, ENDED_VALUES), _cancel)
-    holds = then == RUNNING
+    goes_on = and_(then == RUNNING, r.want.is_(None))
     stmt = (
         update(runs)
         .where(_held)
@@ -113,8 +113,8 @@ def _commit() -> Change:
             node=func.coalesce(text_("p_next"), r.node),
             queue=text_("p_queue"),
             status=case((_cancel, CANCELLED), else_=then),
-            owner=case((and_(holds, r.want.is_(None)), r.owner)),
-            attempt=case((holds, const(1)), else_=const(0)),
+            owner=case((goes_on, r.owner)),
+            attempt=case((goes_on, const(1)), else_=const(0)),
             crashes=const(0),
             dispatches=const(1),
             want=null(),

@@ -85,7 +85,7 @@ def wake(which: ColumnElement[bool]) -> Update:
     stops = or_(cancelled, orphaned, poison)
     doublings = case((r.dispatches < DOUBLINGS, r.dispatches), else_=DOUBLINGS)
     backoff = seconds("p_grace_s") * const(1).bitwise_lshift(doublings)
-    poison_msg = _filled(POISON_TEXT, node=r.node, crashes=r.crashes + const(1), step=r.step)
+    poison_msg = _filled(POISON_TEXT, crashes=r.crashes + const(1), step=r.step, node=r.node)
     return (
         update(runs)
         .where(which)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from uuid import uuid4
 
 from pocoflow import codec
 from pocoflow.engine.advance import advance, fail, give_back
 from pocoflow.engine.graph import Definition
+from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Dispatcher, Ports
 from pocoflow.engine.records import Claim, Continue, Finish, Hint, Outcome, Position
 from pocoflow.errors import BrokerError, StoreSerializationError, UnknownFlowError
@@ -48,11 +48,6 @@ def deliver(
     elif isinstance(outcome, Finish):
         ports.flags.announce_end(outcome.run_id)
     return outcome
-
-
-def new_owner(worker: str) -> str:
-    """A token for one claim: who, and a part that never comes again."""
-    return f"{worker}:{uuid4().hex}"
 
 
 def send(hint: Hint, dispatcher: Dispatcher) -> None:

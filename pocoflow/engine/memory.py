@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pocoflow import codec
+from pocoflow.engine.owner import worker_of
 from pocoflow.engine.ports import Clock, EventRow, RunRow
 from pocoflow.engine.records import (
     INTERRUPTED,
@@ -57,10 +58,7 @@ class _Run:
 
 
 class MemoryLedger:
-    """The whole protocol in a dict, for runs without a database and for tests.
-
-    Ended runs are forgotten, oldest first, beyond `MAX_ENDED_RUNS`.
-    """
+    """The whole protocol in a dict; it forgets ended runs, oldest first, beyond `MAX_ENDED_RUNS`."""
 
     def __init__(self, clock: Clock, timing: Timing) -> None:
         self._clock = clock
@@ -233,6 +231,7 @@ class MemoryLedger:
                 want=row.want,
                 queue=row.queue,
                 owner=row.owner,
+                home=row.home,
                 created_at=row.created_at,
             )
 
@@ -343,7 +342,7 @@ class MemoryLedger:
                 action=fields.get("action"),
                 elapsed_ms=fields.get("elapsed_ms"),
                 error_msg=error,
-                worker=fields.get("worker", row.owner and row.owner.rpartition(":")[0]),
+                worker=fields.get("worker", row.owner and worker_of(row.owner)),
                 ts=self._timestamp(),
             )
         )

@@ -39,6 +39,7 @@ class RunRow(TypedDict):
     want: str | None
     queue: str | None
     owner: str | None
+    home: str | None
     created_at: str
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from threading import Barrier
 from typing import Any, TypeVar
 
-from pocoflow.engine.deliver import new_owner
+from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Ledger
 from pocoflow.engine.records import Failure, NewRun, Position, StepRecord
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pocoflow.engine.deliver import new_owner
+from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Ledger
 from pocoflow.engine.records import INTERRUPTED, Hint, Status
 from pocoflow.engine.wording import INTERRUPTED_TEXT

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pocoflow.engine.deliver import new_owner
+from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Ledger
 from pocoflow.engine.records import INTERRUPTED, POISON, Hint
 from pocoflow.engine.timing import MAX_BACKOFF_S

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pocoflow.engine.deliver import new_owner
+from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Ledger
 from pocoflow.engine.records import Status
 from tests.contract.builders import (

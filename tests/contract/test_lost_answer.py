@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from pocoflow.db.ledger import SqlLedger
-from pocoflow.engine.deliver import new_owner
+from pocoflow.engine.owner import new_owner
 from pocoflow.engine.records import Hint, Status
 from tests.contract.builders import (
     BOOM,

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pocoflow.engine.deliver import new_owner
+from pocoflow.engine.owner import new_owner
 from pocoflow.engine.records import Position, Status
 from pocoflow.errors import InvalidTransitionError
 from tests.contract.builders import BOOM, INPUT, WORKER, history, new_run, record

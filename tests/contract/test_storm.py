@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.pool import NullPool
 
-from pocoflow.engine.deliver import new_owner
+from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Ledger
 from pocoflow.engine.records import Position, Status
 from pocoflow.engine.timing import MAX_BACKOFF_S, Timing
