@@ -22,10 +22,12 @@ from sqlalchemy.exc import (
 )
 
 from pocoflow.db.schema import metadata, runs
+from pocoflow.engine.clock import SystemClock
 from pocoflow.errors import DatabaseError
 from pocoflow.settings import mask_url
 
 BUSY_TIMEOUT_S = 30.0
+SETUP_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 _SETUP_LOCK = 0x706F636F
 _START_HINT = {
     "postgresql": "start it (for example: docker compose up -d postgres) or set POCOFLOW_DATABASE_URL",
@@ -83,7 +85,9 @@ def engine_for(url: URL) -> Engine:
         if key not in _engines:
             engine = _open(url)
             with translated(url):
-                _set_up(engine)
+                # Processes that come first at once may find the new file locked while one turns on WAL,
+                # and for that SQLite does not wait by itself.
+                with_retry(lambda: _set_up(engine), pauses=iter(SETUP_PAUSES_S), sleep=SystemClock().sleep)
             _engines[key] = engine
         return _engines[key]
 
