@@ -40,7 +40,9 @@ def make_dispatcher(app: Celery, *, database: str | None = None, use_node_queues
         database: Named in each message, for a worker to notice that it works on another one.
         use_node_queues: Whether `Node.queue` counts; not so where one worker takes everything.
     """
-    plain_redis = urlsplit(app.conf.broker_url).scheme in ("redis", "rediss")
+    parts = urlsplit(app.conf.broker_url)
+    # Several brokers in one URL, or options in Celery's own spelling, are for Celery to understand.
+    plain_redis = parts.scheme in ("redis", "rediss") and not parts.query and ";" not in app.conf.broker_url
     kind: type[RedisDispatcher | CeleryDispatcher] = RedisDispatcher if plain_redis else CeleryDispatcher
     return kind(app, database=database, use_node_queues=use_node_queues)
 

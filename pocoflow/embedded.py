@@ -28,7 +28,7 @@ from pocoflow.dispatch import make_dispatcher
 from pocoflow.engine.deliver import deliver
 from pocoflow.engine.graph import Definition
 from pocoflow.engine.ports import Ledger, Ports, is_settled
-from pocoflow.engine.records import Fenced, Finish, Hint, Status
+from pocoflow.engine.records import Fenced, Finish, Hint, Outcome, Status
 from pocoflow.errors import BrokerError, DatabaseError, InvalidTransitionError
 from pocoflow.logging import ERROR, get_logger, log_event
 from pocoflow.settings import Settings
@@ -182,7 +182,21 @@ class EmbeddedWorker:
         if known is None:
             return
         definition, ports = known
-        outcome = deliver(
+        try:
+            outcome = self._deliver(hint, definition, ports)
+        except DatabaseError as exc:
+            # Nothing is lost: a sweep brings the run up again.
+            log_event(
+                log, "step not executed", level=ERROR, run_id=hint.run_id, step=hint.step, error=str(exc)
+            )
+            return
+        # Not on Fenced alone: another thread here may have taken the step over and still need the entry.
+        doubtful = outcome is None or isinstance(outcome, Fenced)
+        if isinstance(outcome, Finish) or (doubtful and _ended(hint.run_id, ports.ledger)):
+            self._runs.pop(hint.run_id, None)
+
+    def _deliver(self, hint: Hint, definition: Definition, ports: Ports) -> Outcome | None:
+        return deliver(
             hint,
             find_flow=lambda position: definition,
             ports=ports,
@@ -190,10 +204,6 @@ class EmbeddedWorker:
             worker=self._name,
             unroutable_s=self._settings.unroutable_s,
         )
-        # Not on Fenced alone: another thread here may have taken the step over and still need the entry.
-        doubtful = outcome is None or isinstance(outcome, Fenced)
-        if isinstance(outcome, Finish) or (doubtful and _ended(hint.run_id, ports.ledger)):
-            self._runs.pop(hint.run_id, None)
 
     def _sweep_forever(self) -> None:
         """In a thread of its own: runs that wait for a free one must not look abandoned to others."""

@@ -9,6 +9,7 @@ from pocoflow import codec
 from pocoflow.engine.ports import Clock, ControlFlags, EventRow, Ledger, RunRow, is_settled
 from pocoflow.engine.records import POISON, Status
 from pocoflow.errors import (
+    DatabaseError,
     MaxStepsError,
     PoisonStepError,
     RunCancelledError,
@@ -18,7 +19,10 @@ from pocoflow.errors import (
     UnknownFlowError,
     WaitTimeoutError,
 )
+from pocoflow.logging import WARNING, get_logger, log_event
 from pocoflow.store import Store
+
+log = get_logger("runner")
 
 FIRST_PAUSE_S = 0.02
 LONGEST_PAUSE_S = 0.5
@@ -78,16 +82,16 @@ class RunHandle:
         """
         began = self._clock.monotonic()
         deadline = None if timeout is None else began + timeout
-        pause_s, advised = FIRST_PAUSE_S, False
-        while not is_settled(row := self._look()):
+        pause_s, patience = FIRST_PAUSE_S, _Patience(began)
+        while not is_settled(row := self._look(deadline)):
             now = self._clock.monotonic()
             if deadline is not None and now >= deadline:
                 raise WaitTimeoutError(
                     f"run {self.run_id!r} is still {row['status']} at step {row['total_steps']} "
                     f"({row['current_node']}) after {timeout:g} s: it goes on, wait again or cancel it"
                 )
-            if not advised and row["started_at"] is None and now - began > UNCLAIMED_AFTER_S:
-                advised = self._advise()
+            if patience.is_lost(row, now):
+                self._advise(row)
             left_s = pause_s if deadline is None else min(pause_s, deadline - now)
             self._flags.wait_for_end((self.run_id,), left_s)
             pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
@@ -124,13 +128,23 @@ class RunHandle:
             pause_s = FIRST_PAUSE_S if entries else min(pause_s * 1.5, LONGEST_PAUSE_S)
             self._flags.wait_for_end((self.run_id,), pause_s)
 
-    def _look(self) -> RunRow:
-        row = self._row()
-        if row["status"] == Status.PAUSED:
-            # Perhaps it is just being taken over by this process: look again before it counts as interrupted.
-            self._clock.sleep(LONGEST_PAUSE_S)
-            row = self._row()
-        return row
+    def _look(self, deadline: float | None = None) -> RunRow:
+        """Read the run; waits for a database that is away, until the deadline."""
+        while True:
+            try:
+                row = self._row()
+                if row["status"] == Status.PAUSED:
+                    # Perhaps this process is just taking it over: look again before it counts as interrupted.
+                    self._clock.sleep(LONGEST_PAUSE_S)
+                    row = self._row()
+                return row
+            except DatabaseError as exc:
+                if deadline is not None and self._clock.monotonic() >= deadline:
+                    raise
+                log_event(
+                    log, "database is away, still waiting", level=WARNING, run_id=self.run_id, error=str(exc)
+                )
+                self._clock.sleep(LONGEST_PAUSE_S)
 
     def _row(self) -> RunRow:
         row = self._ledger.get_run(self.run_id)
@@ -141,12 +155,30 @@ class RunHandle:
     def _not_found(self) -> RunNotFoundError:
         return RunNotFoundError(f"no run {self.run_id!r} in this database", self.run_id)
 
-    def _advise(self) -> bool:
-        """Say once why nothing happens."""
-        complaint = self._flags.complaint(self.run_id)
-        text = complaint or self._advice
-        if text is not None:
-            warnings.warn(f"run {self.run_id!r} was not taken by any worker so far: {text}", stacklevel=3)
+    def _advise(self, row: RunRow) -> None:
+        """Say why nothing happens."""
+        text, queue = self._flags.complaint(self.run_id) or self._advice, row["queue"]
+        if text is None:
+            return
+        where = f" (it waits in the queue {queue!r}, for a worker with -Q {queue})" if queue else ""
+        step = f"step {row['total_steps']} of run {self.run_id!r}"
+        warnings.warn(f"{step} was not taken by any worker so far{where}: {text}", stacklevel=3)
+
+
+class _Patience:
+    """Notices, once for each step, that a step has been waiting for a worker for too long."""
+
+    def __init__(self, now: float) -> None:
+        self._step = -1
+        self._since = now
+        self._told = False
+
+    def is_lost(self, row: RunRow, now: float) -> bool:
+        if row["total_steps"] != self._step or row["status"] != Status.QUEUED:
+            self._step, self._since, self._told = row["total_steps"], now, False
+        if self._told or now - self._since <= UNCLAIMED_AFTER_S or row["attempt"] > 0:
+            return False
+        self._told = True
         return True
 
 

@@ -139,7 +139,9 @@ class Settings(BaseSettings):
         if url is None or urlsplit(url).scheme in AMQP_SCHEMES:
             return None
         # redis-py knows one server, and a socket by another name than Celery.
-        return _SEPARATOR.split(url)[0].replace("redis+socket://", "unix://", 1)
+        url = _SEPARATOR.split(url)[0].replace("redis+socket://", "unix://", 1)
+        url = url.replace("virtual_host=", "db=").replace("ssl_cert_reqs=CERT_", "ssl_cert_reqs=")
+        return re.sub("ssl_cert_reqs=[A-Z]+", lambda found: found[0].lower(), url)
 
     @property
     def database_given(self) -> bool:

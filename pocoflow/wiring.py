@@ -5,6 +5,7 @@ Celery, SQLAlchemy and Redis are loaded by those who use them.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ UNTRACKED = Ports(Untracked(), LocalFlags(), Unwatched(), CLOCK)
 
 # By kind and settings, and by process: connections and threads do not survive a fork.
 _made: dict[tuple[Any, ...], Any] = {}
+_making = threading.RLock()
 
 
 class Executor(Protocol):
@@ -93,6 +95,16 @@ class Embedded:
         self.worker.stand_by(run_id, definition, self.ports)
 
 
+def _forget_the_lock() -> None:
+    """A fork may copy it while another thread holds it, and that thread is not copied."""
+    global _making  # noqa: PLW0603
+    _making = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_the_lock)
+
+
 def load_settings() -> Settings:
     """Read the settings as they are now; raises SettingsError."""
     from pocoflow.settings import Settings
@@ -133,10 +145,9 @@ def dispatcher(database: str | Path, settings: Settings) -> Dispatcher:
 
 def database_name(database: str | Path) -> str:
     """How a database is called between processes: its URL without the password."""
-    from pocoflow.db.connect import database_url
-    from pocoflow.settings import mask_url
+    from pocoflow.db.connect import database_url, shown
 
-    return mask_url(database_url(database).render_as_string())
+    return shown(database_url(database))
 
 
 def _cluster(database: str | Path, settings: Settings) -> Cluster:
@@ -158,10 +169,11 @@ def _dispatcher(database: str, settings: Settings) -> Dispatcher:
 
 def _once(key: tuple[Any, ...], make: Callable[[], T]) -> T:
     full = (*key, os.getpid())
-    if full not in _made:
-        _made[full] = make()
-    found: T = _made[full]
-    return found
+    with _making:
+        if full not in _made:
+            _made[full] = make()
+        found: T = _made[full]
+        return found
 
 
 def _tracked(ledger: Ledger, settings: Settings) -> Ports:

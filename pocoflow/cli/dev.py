@@ -114,7 +114,8 @@ def _run_demo(module: ModuleType, paths: tuple[Path, ...], talk: Console) -> Non
 def _say_how_to_use(stack: Stack, talk: Console) -> None:
     talk.print("running until Ctrl-C; in another terminal, start runs with flow.run_background after:")
     for name, value in stack.environment.items():
-        talk.print(f"  export {name}={value}", markup=False, highlight=False, soft_wrap=True)
+        shown = mask_url(value) if name.endswith("_URL") else value
+        talk.print(f"  export {name}={shown}", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

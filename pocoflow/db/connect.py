@@ -69,6 +69,11 @@ def database_url(database: str | Path) -> URL:
     return url
 
 
+def shown(url: URL) -> str:
+    """Return the URL for a human, without any password."""
+    return mask_url(url.render_as_string())
+
+
 def engine_for(url: URL) -> Engine:
     """Return the engine of this process for a database, with its tables made on first use.
 
@@ -107,7 +112,7 @@ def translated(url: URL) -> Iterator[None]:
     except SQLAlchemyError as exc:
         reason = str(exc.orig) if isinstance(exc, DBAPIError) and exc.orig is not None else str(exc)
         hint = _START_HINT[url.get_backend_name()] if is_passing(exc) else "see the cause above"
-        raise DatabaseError(f"database {url.render_as_string()} failed: {reason.strip()}: {hint}") from exc
+        raise DatabaseError(f"database {shown(url)} failed: {reason.strip()}: {hint}") from exc
 
 
 def is_passing(exc: BaseException) -> bool:
@@ -130,7 +135,13 @@ def _open(url: URL) -> Engine:
             )
             event.listen(engine, "connect", _prepare_sqlite)
             return engine
-        keepalive = {"keepalives": 1, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+        keepalive = {
+            "keepalives": 1,
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 20_000,
+        }
         return create_engine(
             url,
             connect_args={"prepare_threshold": 1, "connect_timeout": 5, **keepalive},
@@ -142,7 +153,7 @@ def _open(url: URL) -> Engine:
             f"the driver for {url.drivername} is not installed: pip install 'pocoflow[postgres]'"
         ) from exc
     except OSError as exc:
-        raise DatabaseError(f"database {url.render_as_string()} cannot be made: {exc}") from exc
+        raise DatabaseError(f"database {shown(url)} cannot be made: {exc}") from exc
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, record: Any) -> None:
@@ -171,7 +182,7 @@ def _tables_exist(connection: Connection) -> bool:
     missing = {column.name for column in runs.c} - columns
     if missing:
         raise DatabaseError(
-            f"database {connection.engine.url.render_as_string()} was made by another version of PocoFlow "
+            f"database {shown(connection.engine.url)} was made by another version of PocoFlow "
             f"(pf_runs lacks {', '.join(sorted(missing))}): choose another database"
         )
     return found.has_table("pf_events")

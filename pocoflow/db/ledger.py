@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL
 
 from pocoflow import codec
 from pocoflow.db import step_verbs as verbs
-from pocoflow.db.connect import engine_for, translated, with_retry
+from pocoflow.db.connect import engine_for, shown, translated, with_retry
 from pocoflow.db.queries import Queries
 from pocoflow.engine.owner import worker_of
 from pocoflow.engine.ports import EventRow, RunRow
@@ -187,7 +187,7 @@ class SqlLedger(ABC):
     def _known(self, run_id: str) -> RunRow:
         row = self.get_run(run_id)
         if row is None:
-            raise RunNotFoundError(f"no run {run_id!r} in {self.url.render_as_string()}", run_id)
+            raise RunNotFoundError(f"no run {run_id!r} in {shown(self.url)}", run_id)
         return row
 
     def _try(self, action: Callable[[], T], pauses_s: Sequence[float] = QUICK_PAUSES_S) -> tuple[T, bool]:

@@ -38,7 +38,9 @@ def cursor(engine: Engine) -> Iterator[Any]:
     except driver.Error as exc:
         lost = connection is None or engine.dialect.is_disconnect(exc, connection.driver_connection, None)
         if lost and connection is not None:
+            # What ended this connection has most likely ended all others: begin with a new pool.
             connection.invalidate(exc)
+            engine.dispose(close=False)
         raise DBAPIError.instance(
             None, None, exc, driver.Error, connection_invalidated=lost, dialect=engine.dialect
         ) from exc

@@ -261,9 +261,14 @@ HEARTBEAT = (
     update(runs)
     .where(
         tuple_(r.run_id, r.epoch, r.owner).in_(bindparam("p_held", expanding=True)),
-        r.status == RUNNING,
+        one_of(r.status, LIVE),
     )
-    .values(wake_at=NOW + seconds("p_wait_s"))
+    # Also takes back a step whose lease ran out and that nobody has claimed since: that was no crash.
+    .values(
+        status=RUNNING,
+        crashes=r.crashes - case((r.status == QUEUED, const(1)), else_=const(0)),
+        wake_at=NOW + seconds("p_wait_s"),
+    )
     .returning(r.run_id, r.want)
 )
 COMMIT = _commit()

@@ -10,14 +10,13 @@ from typing import Any
 from sqlalchemy import Connection, insert, update
 
 from pocoflow import codec
-from pocoflow.db.connect import database_url, engine_for, translated, write_transaction
+from pocoflow.db.connect import database_url, engine_for, shown, translated, write_transaction
 from pocoflow.db.queries import Queries
 from pocoflow.db.schema import checkpoints, events, runs
 from pocoflow.db.words import STAMP
 from pocoflow.engine.ports import EventRow, RunRow
 from pocoflow.engine.records import Status
 from pocoflow.errors import CheckpointNotFoundError, DatabaseError, RunNotFoundError
-from pocoflow.settings import mask_url
 from pocoflow.store import Store
 
 _UPDATABLE = {"status", "completed_at", "total_steps", "current_node", "error_msg"}
@@ -47,7 +46,7 @@ class WorkflowDB:
         """The file, or the URL without its password."""
         if self._url.get_backend_name() == "sqlite":
             return str(self._url.database)
-        return mask_url(self._url.render_as_string())
+        return shown(self._url)
 
     def create_run(self, run_id: str, flow_name: str = "") -> None:
         """Write a run as running; a run that is there already stays as it is."""

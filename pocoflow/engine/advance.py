@@ -125,7 +125,7 @@ def _retry(
         step=position.step,
         node=position.node,
         attempt=position.attempt,
-        error=repr(error),
+        error=f"{type(error).__name__}: {describe(error).message}",
         retry_in_s=delay_s,
     )
     if status.ended:
@@ -147,7 +147,7 @@ def _fail_step(
     ports: Ports,
 ) -> Outcome:
     outcome = fail(position, error, ports=ports, elapsed_s=elapsed_s)
-    if isinstance(outcome, Finish):
+    if isinstance(outcome, Finish) and outcome.status is Status.FAILED:
         flow.hooks.fire("node_error", position.node, error, store)
         log_event(
             log,
@@ -157,7 +157,7 @@ def _fail_step(
             step=position.step,
             node=position.node,
             attempt=position.attempt,
-            error=repr(error),
+            error=f"{type(error).__name__}: {describe(error).message}",
         )
     return outcome
 

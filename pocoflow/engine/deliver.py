@@ -73,23 +73,22 @@ def _move(
     dispatcher: Dispatcher,
     unroutable_s: float,
 ) -> Outcome | None:
-    position = claim.position
+    position, flow = claim.position, None
     try:
         flow = find_flow(position)
         store = Store(codec.loads(claim.state), name=position.flow_name)
+        return advance(position, store, flow=flow, ports=ports, hold=False)
     except UnknownFlowError as unknown:
         return _give_back_unknown(position, unknown, ports=ports, unroutable_s=unroutable_s)
     except StoreSerializationError as unreadable:
         return fail(position, unreadable, ports=ports)
-    try:
-        return advance(position, store, flow=flow, ports=ports, hold=False)
     except (SystemExit, KeyboardInterrupt) as stop:
         if isinstance(stop, SystemExit) and not _is_shutdown(stop):
             return fail(position, stop, ports=ports)
         # The worker is being stopped: the step goes on elsewhere, and this try does not count.
         outcome = give_back(position, ports=ports)
         if isinstance(outcome, Continue):
-            queue = flow.graph.nodes[position.node].queue
+            queue = None if flow is None else flow.graph.nodes[position.node].queue
             send(Hint(position.run_id, position.step, queue), dispatcher)
         raise
 

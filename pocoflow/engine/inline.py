@@ -28,10 +28,12 @@ def run_inline(position: Position, store: Store, *, flow: Definition, ports: Por
         ports.ledger.interrupt(home)
         raise
     if isinstance(outcome, Finish):
+        if outcome.status is Status.CANCELLED:
+            raise RunCancelledError(
+                f"run {outcome.run_id!r} was cancelled", outcome.run_id
+            ) from outcome.error
         if outcome.error is not None:
             raise outcome.error
-        if outcome.status is Status.CANCELLED:
-            raise RunCancelledError(f"run {outcome.run_id!r} was cancelled", outcome.run_id)
         return
     reason = "was taken over by another process" if isinstance(outcome, Fenced) else "was paused"
     raise RunInterruptedError(f"run {position.run_id!r} {reason}", position.run_id)

@@ -114,11 +114,12 @@ class MemoryLedger:
             wants = {}
             for position in positions:
                 row = self._runs.get(position.run_id)
-                if row is None or row.status is not Status.RUNNING:
+                if row is None or row.status not in (Status.RUNNING, Status.QUEUED):
                     continue
                 # Whatever its step: who holds the run from step to step may ask with an older position.
                 if (row.epoch, row.owner) == (position.epoch, position.owner):
-                    row.wake_at = self._clock.now() + self._timing.lease_s
+                    row.crashes -= int(row.status is Status.QUEUED)
+                    row.status, row.wake_at = Status.RUNNING, self._clock.now() + self._timing.lease_s
                     wants[position.run_id] = row.want
             return wants
 

@@ -56,6 +56,7 @@ def _say_hello(**_: Any) -> None:
         "worker ready",
         level=INFO if registry.names else WARNING,
         flows=", ".join(registry.names) or "none: set POCOFLOW_FLOWS to the modules that define them",
+        queues_of_nodes=", ".join(registry.queues) or "only the default one",
         database=wiring.database_name(settings.database_url),
         broker=mask_url(settings.broker_url),
     )

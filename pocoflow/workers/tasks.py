@@ -46,7 +46,7 @@ class Worker:
                 log, "step not executed", level=ERROR, run_id=hint.run_id, step=hint.step, error=str(exc)
             )
             return
-        if outcome is None and database is not None and database != self._database:
+        if outcome is None and database is not None:
             self._complain_if_unknown(hint, database, ports)
 
     def sweep(self) -> None:
@@ -69,12 +69,12 @@ class Worker:
         return self._connected[1:]
 
     def _complain_if_unknown(self, hint: Hint, database: str, ports: Ports) -> None:
-        """Two names may mean one database; a run that is not here means two."""
+        """Names do not tell (one may mean two databases, two may mean one); whether the run is here does."""
         if ports.ledger.get_run(hint.run_id) is not None:
             return
         text = (
             f"it was started with POCOFLOW_DATABASE_URL={database}, but a worker that got its message has "
-            f"POCOFLOW_DATABASE_URL={self._database}: give both the same"
+            f"POCOFLOW_DATABASE_URL={self._database}: both must mean one and the same database"
         )
         log_event(log, "message about a run in another database", level=ERROR, run_id=hint.run_id, error=text)
         ports.flags.complain(hint.run_id, text)

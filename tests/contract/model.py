@@ -83,7 +83,9 @@ class Model:
         for position in positions:
             run = self.runs[position.run_id]
             mine = (run.epoch, run.owner) == (position.epoch, position.owner)
-            if mine and run.status is Status.RUNNING:
+            if mine and run.status in LIVE:
+                run.crashes -= int(run.status is Status.QUEUED)
+                run.status = Status.RUNNING
                 run.wake = self.now + TIMING.lease_s
                 wants[position.run_id] = "cancel" if run.wanted else None
         return wants

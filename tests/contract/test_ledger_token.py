@@ -184,12 +184,13 @@ def test_a_heartbeat_with_an_older_step_of_the_same_hold_extends_the_lease(subje
     assert subject.counters(RUN).wake_in_s == near(TIMING.lease_s)
 
 
-def test_a_heartbeat_after_a_sweep_took_the_step_is_too_late(subject: Subject) -> None:
+def test_a_heartbeat_takes_back_a_step_that_a_sweep_freed_and_nobody_took(subject: Subject) -> None:
     ledger, position = subject.ledger, started(subject.ledger)
     subject.pass_time(TIMING.lease_s + 1)
     ledger.sweep()
 
     wants = ledger.heartbeat([position])
 
-    assert dict(wants) == {}
-    assert facts(ledger, "status") == ("queued",)
+    assert dict(wants) == {RUN: None}
+    assert facts(ledger, "status") == ("running",)
+    assert ledger.claim(RUN, 0, owner=new_owner(WORKER)) is None

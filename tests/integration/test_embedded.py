@@ -221,6 +221,27 @@ def test_a_running_step_sees_a_cancel(history: str, trace: Trace) -> None:
     assert trace.of(handle.run_id, "later") == []
 
 
+def test_a_celery_app_of_the_users_own_stays_as_it_is(tmp_path: Path) -> None:
+    code = (
+        "from celery import Celery\nfrom pocoflow import Flow, Node\n"
+        "mine = Celery('mine', broker='memory://')\nmine.set_default()\nmine.finalize()\n"
+        "before = sorted(mine.tasks)\n"
+        "print(Flow(Node()).run_background({'a': 1}).wait(30)['a'], sorted(mine.tasks) == before)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment({}),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+
+    assert (done.stdout, done.stderr) == ("1 True\n", "")
+
+
 def test_ctrl_c_ends_the_process_at_once_and_leaves_the_run_paused(
     run_script: Callable[..., Script], database_url: str, trace: Trace
 ) -> None:

@@ -16,10 +16,11 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from pocoflow import PoisonStepError
+from pocoflow import PoisonStepError, RunHandle
 from pocoflow.broker import KEY_PREFIX, RUN_STEP
 from pocoflow.db.connect import database_url as as_url
 from pocoflow.db.connect import engine_for
+from pocoflow.engine.ports import EventRow
 from pocoflow.services import Service
 from tests.integration import flows
 from tests.support.wait import wait_until
@@ -71,6 +72,46 @@ def test_a_step_whose_child_process_is_killed_is_completed_by_the_same_worker(
     assert worker.exit_code is None
     assert committed_steps(handle, cluster.database) == ALL_STEPS
     assert len(trace.of(handle.run_id, "two")) == 2
+
+
+def test_a_worker_that_was_frozen_longer_than_its_lease_cannot_commit(
+    make_cluster: MakeCluster, redis_url: str, database_url: str, trace: Trace
+) -> None:
+    cluster = make_cluster(BROKER_URL=redis_url, DATABASE_URL=database_url, **QUICK)
+    frozen = cluster.start_worker()
+    handle = trace.start(flows.chain, hold="two")
+    late = trace.wait_for(handle.run_id, "two")
+    cluster.start_worker()
+
+    frozen.freeze()
+    trace.wait_for(handle.run_id, "two", count=2)
+    trace.open_gate()
+    handle.wait(WAIT_S)
+    frozen.thaw()
+    wait_until(lambda: "its result is discarded" in frozen.log, timeout_s=WAIT_S)
+
+    assert committed_steps(handle, cluster.database) == ALL_STEPS
+    assert not any(str(event["worker"]).endswith(f":{late.pid}") for event in _ends_after(handle, "one"))
+
+
+def test_a_step_that_lasts_longer_than_its_lease_is_executed_once(
+    make_cluster: MakeCluster, redis_url: str, postgres_url: str, trace: Trace
+) -> None:
+    lease_s = 1.5
+    cluster = make_cluster(
+        BROKER_URL=redis_url, DATABASE_URL=postgres_url, **{**QUICK, "LEASE_S": str(lease_s)}
+    )
+    cluster.start_worker("-c", "2")
+    handle = trace.start(flows.chain, hold="two")
+    trace.wait_for(handle.run_id, "two")
+
+    began = time.monotonic()
+    wait_until(lambda: time.monotonic() > began + 2 * lease_s, what="two leases to pass")
+    trace.open_gate()
+    handle.wait(WAIT_S)
+
+    assert len(trace.of(handle.run_id, "two")) == 1
+    assert events_of(handle, "step_lost") == []
 
 
 def test_a_step_that_kills_its_worker_each_time_fails_its_run(
@@ -302,6 +343,11 @@ def test_a_queue_item_that_is_no_message_writes_nothing_and_a_restarted_worker_g
 
     assert handle.wait(WAIT_S)["done"] == list(flows.NAMES)
     assert set(before.values()) == {0}
+
+
+def _ends_after(handle: RunHandle, node: str) -> list[EventRow]:
+    ends = events_of(handle, "node_end")
+    return ends[[event["node_name"] for event in ends].index(node) + 1 :]
 
 
 def _count(cluster: Cluster, status: str) -> int:

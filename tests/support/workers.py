@@ -87,6 +87,13 @@ class WorkerProcess:
         """Signal the main process alone."""
         os.kill(self.pid, number)
 
+    def freeze(self) -> None:
+        """Stop all its processes in their tracks, until `thaw`."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """kill -9 of the main process and all its children; safe to repeat."""
         self._process.end(signal.SIGKILL, limit_s=START_S)
