@@ -181,8 +181,18 @@ class SqlLedger(ABC):
         row, state = self.get_run(run_id), self.get_state(run_id)
         if row is None or state is None or row["owner"] != owner:
             return None
-        where = (run_id, row["flow_name"], row["total_steps"], row["current_node"] or "")
-        return Claim(Position(*where, row["epoch"], owner, row["attempt"], row["crashes"]), state)
+        position = Position(
+            run_id,
+            row["flow_name"],
+            row["total_steps"],
+            row["current_node"] or "",
+            row["epoch"],
+            owner,
+            row["attempt"],
+            row["crashes"],
+            queue=row["queue"],
+        )
+        return Claim(position, state)
 
     def _known(self, run_id: str) -> RunRow:
         row = self.get_run(run_id)

@@ -255,6 +255,7 @@ CLAIM = (
         r.attempt,
         r.crashes,
         (NOW - r.unroutable_at).label("unroutable_s"),
+        r.queue,
     )
 )
 HEARTBEAT = (

@@ -61,7 +61,7 @@ def give_back(position: Position, *, ports: Ports) -> Outcome:
         return Finish(position.run_id, status, position.step)
     if status is Status.PAUSED:
         return Suspend(position.run_id, status)
-    return Continue(Hint(position.run_id, position.step), None)
+    return Continue(Hint(position.run_id, position.step, position.queue), None)
 
 
 def fail(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 from pocoflow import codec
@@ -9,7 +10,7 @@ from pocoflow.engine.advance import advance, fail, give_back
 from pocoflow.engine.graph import Definition
 from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Dispatcher, Ports
-from pocoflow.engine.records import Claim, Continue, Finish, Hint, Outcome, Position
+from pocoflow.engine.records import Claim, Continue, Finish, Hint, Outcome, Position, Status
 from pocoflow.errors import BrokerError, StoreSerializationError, UnknownFlowError
 from pocoflow.logging import WARNING, get_logger, log_event
 from pocoflow.store import Store
@@ -17,6 +18,7 @@ from pocoflow.store import Store
 log = get_logger("runner")
 
 UNROUTABLE_RETRY_S = 1.0
+HAND_ON_CHANCE = 0.75
 
 
 def deliver(
@@ -73,7 +75,7 @@ def _move(
     dispatcher: Dispatcher,
     unroutable_s: float,
 ) -> Outcome | None:
-    position, flow = claim.position, None
+    position = claim.position
     try:
         flow = find_flow(position)
         store = Store(codec.loads(claim.state), name=position.flow_name)
@@ -88,8 +90,7 @@ def _move(
         # The worker is being stopped: the step goes on elsewhere, and this try does not count.
         outcome = give_back(position, ports=ports)
         if isinstance(outcome, Continue):
-            queue = None if flow is None else flow.graph.nodes[position.node].queue
-            send(Hint(position.run_id, position.step, queue), dispatcher)
+            send(outcome.hint, dispatcher)
         raise
 
 
@@ -112,5 +113,11 @@ def _give_back_unknown(
         flow=position.flow_name,
         error=str(unknown),
     )
-    ports.ledger.release(position, delay_s=UNROUTABLE_RETRY_S, unroutable=True)
+    # Mostly hand it on at once: where one worker of several knows the flow, waiting each time would add up.
+    # Now and then wait: where none does, they would hand it round without end.
+    hand_on = random.random() < HAND_ON_CHANCE
+    delay_s = 0.0 if hand_on else UNROUTABLE_RETRY_S
+    status = ports.ledger.release(position, delay_s=delay_s, unroutable=True)
+    if hand_on and status is Status.QUEUED:
+        return Continue(Hint(position.run_id, position.step, position.queue), None)
     return None

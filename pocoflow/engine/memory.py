@@ -106,7 +106,7 @@ class MemoryLedger:
             row.started_at = row.started_at or self._timestamp()
             unroutable_s = None if row.unroutable_at is None else now - row.unroutable_at
             where = (run_id, row.new.flow_name, step, row.node)
-            position = Position(*where, row.epoch, owner, row.attempt, row.crashes, unroutable_s)
+            position = Position(*where, row.epoch, owner, row.attempt, row.crashes, unroutable_s, row.queue)
             return Claim(position, self._state(row))
 
     def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:

@@ -80,6 +80,7 @@ class Position:
         attempt: Try of this step, from 1; a crash counts as one.
         crashes: How many of them lost their worker.
         unroutable_s: For how long workers have met this step without knowing its flow; None if never.
+        queue: Where hints for this step go; None is the default queue.
     """
 
     run_id: str
@@ -91,6 +92,7 @@ class Position:
     attempt: int = 1
     crashes: int = 0
     unroutable_s: float | None = None
+    queue: str | None = None
 
     @property
     def tries(self) -> int:

@@ -59,6 +59,20 @@ def test_a_worker_that_does_not_know_the_flow_leaves_it_to_one_that_does(
     assert "POCOFLOW_FLOWS" in ignorant.log
 
 
+def test_a_run_gets_on_beside_an_idle_worker_that_does_not_know_its_flow(
+    make_cluster: MakeCluster, redis_url: str, sqlite_url: str, trace: Trace
+) -> None:
+    cluster = make_cluster(BROKER_URL=redis_url, DATABASE_URL=sqlite_url, SWEEP_S="0.3")
+    cluster.start_worker(FLOWS="examples.hello")
+    cluster.start_worker()
+
+    handles = [trace.start(flows.chain) for _ in range(6)]
+
+    for handle in handles:
+        handle.wait(WAIT_S)
+    assert {handle.status for handle in handles} == {"completed"}
+
+
 def test_a_run_whose_flow_nobody_knows_fails_in_time_and_names_flow_and_setting(
     make_cluster: MakeCluster, redis_url: str, postgres_url: str, trace: Trace
 ) -> None:
