@@ -15,6 +15,7 @@ from celery import Celery, bootsteps
 from celery.worker import state
 from kombu.exceptions import OperationalError
 
+from pocoflow.engine.graph import MAX_NAME_LENGTH
 from pocoflow.engine.records import Hint
 from pocoflow.logging import WARNING, get_logger, log_event
 from pocoflow.settings import AMQP_SCHEMES, REDIS_SCHEMES, Settings
@@ -25,10 +26,11 @@ RUN_STEP = "pocoflow.run_step"
 SWEEP = "pocoflow.sweep"
 KEY_PREFIX = "pocoflow:"
 DATABASE_HEADER = "pocoflow_database"
-MAX_RUN_ID_LENGTH = 200
+CONNECT_TIMEOUT_S = 2.0
+TIMEOUT_S = 5.0
+MAX_STEP = 2**31 - 1  # what the column holds
 # A sender that finds no broker tries once more and leaves it to the sweep; kombu would try for a minute.
 _IMPATIENT = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
-MAX_STEP = 2**31 - 1  # what the column holds
 
 
 def make_app(settings: Settings, broker_url: str) -> Celery:
@@ -68,8 +70,8 @@ def _redis_options() -> dict[str, Any]:
         **_IMPATIENT,
         "ack_emulation": False,
         "priority_steps": [0],
-        "socket_timeout": 5,
-        "socket_connect_timeout": 2,
+        "socket_timeout": TIMEOUT_S,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "socket_keepalive": True,
         "health_check_interval": 25,
         "retry_on_timeout": False,
@@ -107,7 +109,7 @@ def register_sweep(app: Celery, sweep: Callable[[], None], *, sweep_s: float) ->
 
 
 def _valid_hint(run_id: Any, step: Any) -> Hint | None:
-    known = isinstance(run_id, str) and 0 < len(run_id) <= MAX_RUN_ID_LENGTH and run_id.isprintable()
+    known = isinstance(run_id, str) and 0 < len(run_id) <= MAX_NAME_LENGTH and run_id.isprintable()
     return Hint(run_id, step) if known and type(step) is int and 0 <= step <= MAX_STEP else None
 
 

@@ -18,15 +18,13 @@ from kombu.exceptions import OperationalError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from pocoflow.broker import DATABASE_HEADER, KEY_PREFIX, RUN_STEP
+from pocoflow.broker import CONNECT_TIMEOUT_S, DATABASE_HEADER, KEY_PREFIX, RUN_STEP, TIMEOUT_S
 from pocoflow.engine.ports import Dispatcher
 from pocoflow.engine.records import Hint
 from pocoflow.errors import BrokerError
 from pocoflow.pipelined import Pipelined
 from pocoflow.settings import AMQP_SCHEMES, mask_url
 
-CONNECT_TIMEOUT_S = 2.0
-TIMEOUT_S = 5.0
 SILENCE_S = 5.0
 CONFIRM_AFTER_S = 1.0
 _START_HINT = "start it (for example: docker compose up -d redis) or set POCOFLOW_BROKER_URL"

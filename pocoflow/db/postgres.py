@@ -70,18 +70,7 @@ def _claim_sql() -> str:
     claimed = verbs.CLAIM.returning(runs.c.input, _ASYNC).cte("u")
     c = claimed.c
     last = and_(checkpoints.c.run_id == c.run_id, checkpoints.c.step == c.step - words.const(1))
-    position = (
-        c.run_id,
-        c.flow_name,
-        c.step,
-        c.node,
-        c.epoch,
-        c.owner,
-        c.attempt,
-        c.crashes,
-        c.unroutable_s,
-        c.queue,
-    )
+    position = [c[name] for name in verbs.POSITION_NAMES]
     state = func.coalesce(checkpoints.c.store_json, c.input)
     return compiled(select(*position, state).select_from(claimed.outerjoin(checkpoints, last)), _DIALECT)
 

@@ -114,21 +114,8 @@ def _claim_sql() -> str:
 def _claimed_sql() -> str:
     r = runs.c
     last = (checkpoints.c.run_id == r.run_id) & (checkpoints.c.step == r.step - words.const(1))
-    unroutable_s = words.NOW - r.unroutable_at
-    position = (
-        r.run_id,
-        r.flow_name,
-        r.step,
-        r.node,
-        r.epoch,
-        r.owner,
-        r.attempt,
-        r.crashes,
-        unroutable_s,
-        r.queue,
-    )
     state = func.coalesce(checkpoints.c.store_json, r.input)
-    claimed = select(*position, state).select_from(runs.outerjoin(checkpoints, last))
+    claimed = select(*verbs.POSITION, state).select_from(runs.outerjoin(checkpoints, last))
     return compiled(claimed.where(r.run_id == words.P_RUN), _DIALECT)
 
 

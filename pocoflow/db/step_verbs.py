@@ -7,7 +7,7 @@ one transaction is the ledger's business: one statement in Postgres, a short tra
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sqlalchemy import (
@@ -51,6 +51,7 @@ from pocoflow.db.words import (
     seconds,
     text_,
 )
+from pocoflow.engine.records import Position
 
 History = Callable[[FromClause], Sequence[Insert]]
 
@@ -234,6 +235,9 @@ def _resume() -> Change:
     return Change(stmt, lambda source: (log(event(source, "run_resumed")),))
 
 
+_computed = {"unroutable_s": (NOW - r.unroutable_at).label("unroutable_s")}
+POSITION_NAMES = tuple(field.name for field in fields(Position))
+POSITION = tuple(_computed[name] if name in _computed else r[name] for name in POSITION_NAMES)
 CLAIM = (
     update(runs)
     .where(r.run_id == P_RUN, r.step == integer("p_step"), r.status == QUEUED, r.due_at <= NOW)
@@ -245,18 +249,7 @@ CLAIM = (
         wake_at=NOW + seconds("p_wait_s"),
         started_at=func.coalesce(r.started_at, STAMP),
     )
-    .returning(
-        r.run_id,
-        r.flow_name,
-        r.step,
-        r.node,
-        r.epoch,
-        r.owner,
-        r.attempt,
-        r.crashes,
-        (NOW - r.unroutable_at).label("unroutable_s"),
-        r.queue,
-    )
+    .returning(*POSITION)
 )
 HEARTBEAT = (
     update(runs)

@@ -117,17 +117,7 @@ def _retry(
     status = ports.ledger.fail(position, describe(error, elapsed_s), retry_in_s=delay_s, hold=stay)
     if status is None:
         return Fenced(position.run_id, position.step)
-    log_event(
-        log,
-        "step failed, will be tried again",
-        level=WARNING,
-        run_id=position.run_id,
-        step=position.step,
-        node=position.node,
-        attempt=position.attempt,
-        error=f"{type(error).__name__}: {describe(error).message}",
-        retry_in_s=delay_s,
-    )
+    _log_failure("step failed, will be tried again", position, error, level=WARNING, retry_in_s=delay_s)
     if status.ended:
         return Finish(position.run_id, status, position.step, error)
     if status is not Status.RUNNING:
@@ -149,17 +139,22 @@ def _fail_step(
     outcome = fail(position, error, ports=ports, elapsed_s=elapsed_s)
     if isinstance(outcome, Finish) and outcome.status is Status.FAILED:
         flow.hooks.fire("node_error", position.node, error, store)
-        log_event(
-            log,
-            "step failed, the run ends",
-            level=ERROR,
-            run_id=position.run_id,
-            step=position.step,
-            node=position.node,
-            attempt=position.attempt,
-            error=f"{type(error).__name__}: {describe(error).message}",
-        )
+        _log_failure("step failed, the run ends", position, error, level=ERROR)
     return outcome
+
+
+def _log_failure(what: str, position: Position, error: BaseException, *, level: int, **more: float) -> None:
+    log_event(
+        log,
+        what,
+        level=level,
+        run_id=position.run_id,
+        step=position.step,
+        node=position.node,
+        attempt=position.attempt,
+        error=f"{type(error).__name__}: {describe(error).message}",
+        **more,
+    )
 
 
 def _record(
