@@ -116,11 +116,11 @@ def translated(url: URL) -> Iterator[None]:
 
 
 def is_passing(exc: BaseException) -> bool:
-    """Whether a statement failed for a reason that passes: no connection, a lock, a restart of the server."""
+    """Whether a statement failed for a reason that passes: no connection, a lock, a restart, a full disk."""
     if not isinstance(exc, OperationalError | InterfaceError):
         return False
     if isinstance(exc.orig, sqlite3.Error):
-        return "locked" in str(exc.orig) or "busy" in str(exc.orig)
+        return any(word in str(exc.orig) for word in ("locked", "busy", "full"))
     return True
 
 
