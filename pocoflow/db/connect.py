@@ -27,6 +27,7 @@ from pocoflow.errors import DatabaseError
 from pocoflow.settings import mask_url
 
 BUSY_TIMEOUT_S = 30.0
+MAX_IDLE_WAL_BYTES = 8 << 20
 SETUP_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 _SETUP_LOCK = 0x706F636F
 _START_HINT = {
@@ -160,6 +161,8 @@ def _prepare_sqlite(connection: sqlite3.Connection, record: Any) -> None:
     connection.isolation_level = None
     connection.execute("pragma journal_mode=wal")
     connection.execute("pragma synchronous=normal")
+    # A reader that stays for long lets the WAL grow; without a limit it would keep that size for good.
+    connection.execute(f"pragma journal_size_limit={MAX_IDLE_WAL_BYTES}")
 
 
 def _set_up(engine: Engine) -> None:
