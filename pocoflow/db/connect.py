@@ -22,6 +22,7 @@ from sqlalchemy.exc import (
 )
 
 from pocoflow.db.schema import metadata, runs
+from pocoflow.db.shared_file import refuse_network_file
 from pocoflow.engine.clock import SystemClock
 from pocoflow.errors import DatabaseError
 from pocoflow.settings import mask_url
@@ -130,7 +131,9 @@ def _open(url: URL) -> Engine:
     options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT", "pool_reset_on_return": None}
     try:
         if url.get_backend_name() == "sqlite":
-            Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+            file = Path(str(url.database))
+            refuse_network_file(file)
+            file.parent.mkdir(parents=True, exist_ok=True)
             engine = create_engine(
                 url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}, **options
             )
