@@ -91,8 +91,8 @@ def register_run_step(app: Celery, run_step: Callable[[Hint, str | None], None])
                 log,
                 "malformed message dropped",
                 level=WARNING,
-                run_id=repr(run_id)[:80],
-                step=repr(step)[:80],
+                run_id=_shape(run_id),
+                step=_shape(step),
             )
             return
         run_step(hint, (task.request.headers or {}).get(DATABASE_HEADER))
@@ -111,6 +111,11 @@ def register_sweep(app: Celery, sweep: Callable[[], None], *, sweep_s: float) ->
 def _valid_hint(run_id: Any, step: Any) -> Hint | None:
     known = isinstance(run_id, str) and 0 < len(run_id) <= MAX_NAME_LENGTH and run_id.isprintable()
     return Hint(run_id, step) if known and type(step) is int and 0 <= step <= MAX_STEP else None
+
+
+def _shape(value: Any) -> str:
+    """What can be told of a value that may be a secret: another program's message in our queue."""
+    return f"a {type(value).__name__}" + (f" of {len(value)} characters" if isinstance(value, str) else "")
 
 
 def _sweeper(app: Celery, sweep_s: float) -> type[bootsteps.StartStopStep]:

@@ -19,7 +19,7 @@ from pocoflow.errors import SettingsError
 from pocoflow.logging import INFO, WARNING, get_logger, log_event
 from pocoflow.registry import Registry
 from pocoflow.settings import Settings, mask_url, unknown_names
-from pocoflow.workers.logs import hide_sweeps
+from pocoflow.workers.logs import hide_contents, hide_sweeps
 from pocoflow.workers.tasks import Worker
 
 log = get_logger("runner")
@@ -39,6 +39,7 @@ def make_worker_app(settings: Settings, registry: Registry) -> Celery:
 
 
 hide_sweeps()
+hide_contents()
 settings = wiring.load_settings()
 registry = Registry(settings.flows)
 app = make_worker_app(settings, registry)

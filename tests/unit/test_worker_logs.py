@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 
 import pytest
+from celery.worker.consumer import consumer
 
 from pocoflow.broker import RUN_STEP, SWEEP
-from pocoflow.workers.logs import hide_sweeps
+from pocoflow.workers.logs import hide_contents, hide_sweeps
 
 
 @pytest.fixture
@@ -38,3 +39,33 @@ def test_a_step_that_was_received_and_a_sweep_that_failed_are_news(lines: pytest
         f"Task {SWEEP}[2] failed",
         "a line without arguments",
     ]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "details", "told"),
+    [
+        (
+            consumer.UNKNOWN_TASK_ERROR,
+            (KeyError("other"), "SECRET", {"argsrepr": "SECRET"}, {}),
+            "Received unregistered task of type 'other'",
+        ),
+        (consumer.UNKNOWN_FORMAT, ("SECRET",), "Received and deleted unknown message"),
+        (consumer.INVALID_TASK_ERROR, ("no id", "SECRET"), "Received invalid task message: no id"),
+        (
+            consumer.MESSAGE_DECODE_ERROR,
+            ("no JSON", "text", "utf-8", "SECRET", "SECRET"),
+            "Can't decode message body: 'no JSON'",
+        ),
+    ],
+    ids=["unknown task", "unknown format", "invalid task", "not decoded"],
+)
+def test_a_message_that_is_not_for_us_is_named_but_not_quoted(
+    caplog: pytest.LogCaptureFixture, sentence: str, details: tuple[object, ...], told: str
+) -> None:
+    hide_contents()
+
+    logging.getLogger("celery.worker.consumer.consumer").error(sentence, *details)
+
+    assert told in caplog.text
+    assert "(contents not shown)" in caplog.text
+    assert "SECRET" not in caplog.text
