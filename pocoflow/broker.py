@@ -6,8 +6,11 @@ claim in the database decides.
 
 from __future__ import annotations
 
+import os
 import random
+import threading
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -59,10 +62,45 @@ def make_app(settings: Settings, broker_url: str) -> Celery:
     )
     scheme = urlsplit(broker_url).scheme
     if scheme in AMQP_SCHEMES:
-        app.conf.update(task_acks_late=True, broker_transport_options={**_IMPATIENT, "confirm_publish": True})
+        app.conf.update(task_acks_late=True, broker_transport_options=_amqp_options())
     elif scheme in REDIS_SCHEMES:
         app.conf.update(worker_disable_prefetch=True, broker_transport_options=_redis_options())
     return app
+
+
+class Publisher:
+    """Sends a task in bounded time, over a connection of each thread's own.
+
+    A RabbitMQ without memory holds up who publishes for as long as that lasts, and who then closes the
+    connection in due form as well. So one that failed is dropped without a word.
+    """
+
+    def __init__(self, app: Celery, *, timeout_s: float) -> None:
+        self._app = app
+        self._timeout_s = timeout_s
+        self._local = threading.local()
+
+    def send(self, task: str, **options: Any) -> None:
+        """Raises OperationalError when the broker did not take the message."""
+        connection = self._connection()
+        try:
+            self._app.send_task(
+                task, connection=connection, retry=False, confirm_timeout=self._timeout_s, **options
+            )
+        except BaseException:
+            self._local.pid = None
+            connection.collect(self._timeout_s)
+            raise
+
+    def _connection(self) -> Any:
+        if getattr(self._local, "pid", None) != os.getpid():
+            self._local.connection = self._app.connection_for_write()
+            self._local.pid = os.getpid()
+        return self._local.connection
+
+
+def _amqp_options() -> dict[str, Any]:
+    return {**_IMPATIENT, "confirm_publish": True, "read_timeout": TIMEOUT_S, "write_timeout": TIMEOUT_S}
 
 
 def _redis_options() -> dict[str, Any]:
@@ -124,9 +162,11 @@ def _sweeper(app: Celery, sweep_s: float) -> type[bootsteps.StartStopStep]:
     The main process itself must stay free of database connections, which its children would inherit.
     """
     queue = f"{app.conf.task_default_queue}.sweep"
+    publisher = Publisher(app, timeout_s=CONNECT_TIMEOUT_S)
 
     class Sweeper(bootsteps.StartStopStep):  # type: ignore[misc]
         requires = ("celery.worker.consumer.tasks:Tasks",)
+        silent_until = 0.0
 
         def create(self, consumer: Any) -> None:
             # Before the consumer starts: a queue that is added to a running one may deliver at once, to
@@ -145,9 +185,13 @@ def _sweeper(app: Celery, sweep_s: float) -> type[bootsteps.StartStopStep]:
         def ask(self, consumer: Any) -> None:
             if len(state.active_requests) >= consumer.pool.num_processes:
                 return  # Nobody here is free to do it, and the messages would pile up.
+            if monotonic() < self.silent_until:
+                return
             try:
-                app.send_task(SWEEP, queue=queue, expires=sweep_s, retry=False)
+                publisher.send(SWEEP, queue=queue, expires=sweep_s)
             except OperationalError as exc:
+                # This loop has other work than to wait for such a broker again and again.
+                self.silent_until = monotonic() + TIMEOUT_S
                 log_event(log, "sweep not asked for, broker is away", level=WARNING, error=str(exc))
 
     return Sweeper

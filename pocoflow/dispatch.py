@@ -18,7 +18,7 @@ from kombu.exceptions import OperationalError
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from pocoflow.broker import CONNECT_TIMEOUT_S, DATABASE_HEADER, KEY_PREFIX, RUN_STEP, TIMEOUT_S
+from pocoflow.broker import CONNECT_TIMEOUT_S, DATABASE_HEADER, KEY_PREFIX, RUN_STEP, TIMEOUT_S, Publisher
 from pocoflow.engine.ports import Dispatcher
 from pocoflow.engine.records import Hint
 from pocoflow.errors import BrokerError
@@ -76,12 +76,11 @@ class CeleryDispatcher(_Dispatcher):
 
     def __init__(self, app: Celery, *, database: str | None = None, use_node_queues: bool = True) -> None:
         super().__init__(app, database=database, use_node_queues=use_node_queues)
-        self._app = app
+        self._publisher = Publisher(app, timeout_s=TIMEOUT_S)
 
     def _publish(self, hint: Hint, queue: str) -> None:
-        self._app.send_task(
-            RUN_STEP, args=(hint.run_id, hint.step), queue=queue, headers=self._headers, retry=False
-        )
+        args = (hint.run_id, hint.step)
+        self._publisher.send(RUN_STEP, args=args, queue=queue, headers=self._headers)
 
 
 class RedisDispatcher(_Dispatcher):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import time
+from urllib.parse import urlsplit
 
 import pytest
+from kombu.exceptions import OperationalError
 
 from pocoflow import RunCancelledError
-from pocoflow.broker import SWEEP, make_app
+from pocoflow.broker import SWEEP, Publisher, make_app
 from pocoflow.services import Service
 from pocoflow.settings import Settings
 from tests.integration import flows
+from tests.support.proxy import Proxy
 from tests.support.wait import wait_until
 from tests.support.workers import MakeCluster, Trace, committed_steps, events_of
 
@@ -128,6 +132,24 @@ def test_a_worker_that_lost_all_messages_finds_the_runs_in_the_database(
     cluster.start_worker()
 
     assert handle.wait(WAIT_S)["done"] == list(flows.NAMES)
+
+
+def test_a_sender_does_not_wait_for_a_broker_that_does_not_answer(amqp_url: str) -> None:
+    parts = urlsplit(amqp_url)
+    with Proxy((str(parts.hostname), parts.port or 5672)) as wire:
+        url = parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{wire.port}").geturl()
+        publisher = Publisher(make_app(Settings.load(), url), timeout_s=0.5)
+        publisher.send(SWEEP, queue="pocoflow")
+
+        wire.freeze()
+        began = time.monotonic()
+        with pytest.raises(OperationalError):
+            publisher.send(SWEEP, queue="pocoflow")
+        took_s = time.monotonic() - began
+        wire.thaw()
+
+        publisher.send(SWEEP, queue="pocoflow")
+        assert took_s < 5
 
 
 def test_a_worker_starts_where_messages_of_all_kinds_wait_for_it(

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
 import time
-from base64 import b64encode
 from collections import Counter
-from typing import Any
-from uuid import uuid4
 
 import pytest
 import redis
 from sqlalchemy import text
 
 from pocoflow import PoisonStepError, RunHandle
-from pocoflow.broker import KEY_PREFIX, RUN_STEP
+from pocoflow.broker import KEY_PREFIX
 from pocoflow.db.connect import database_url as as_url
 from pocoflow.db.connect import engine_for
 from pocoflow.engine.ports import EventRow
 from pocoflow.services import Service
 from tests.integration import flows
+from tests.support.messages import MALFORMED, NO_MESSAGES
 from tests.support.wait import wait_until
 from tests.support.workers import Cluster, MakeCluster, Trace, committed_steps, events_of
 
@@ -265,47 +262,6 @@ def test_a_lost_message_is_sent_again(
     assert committed_steps(handle, cluster.database) == ALL_STEPS
 
 
-def message(args: Any, *, task: str = RUN_STEP, **changes: Any) -> str:
-    """What Celery would send; `changes` replace parts of the envelope."""
-    body = json.dumps([args, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
-    task_id = str(uuid4())
-    envelope = {
-        "body": b64encode(body.encode()).decode(),
-        "content-encoding": "utf-8",
-        "content-type": "application/json",
-        "headers": {"lang": "py", "task": task, "id": task_id, "root_id": task_id, "retries": 0},
-        "properties": {
-            "correlation_id": task_id,
-            "delivery_info": {"exchange": "", "routing_key": "pocoflow"},
-            "priority": 0,
-            "body_encoding": "base64",
-            "delivery_tag": task_id,
-        },
-    }
-    return json.dumps({**envelope, **changes})
-
-
-MALFORMED = {
-    "run id is a number": message([17, 0]),
-    "run id is empty": message(["", 0]),
-    "run id of 1 MB": message(["x" * 1_000_000, 0]),
-    "run id with a NUL": message(["a\0b", 0]),
-    "run id with half a surrogate pair": message(["\ud800", 0]),
-    "unknown run": message(["nobody", 0]),
-    "step is text": message(["nobody", "0"]),
-    "step is true": message(["nobody", True]),
-    "negative step": message(["nobody", -1]),
-    "enormous step": message(["nobody", 10**30]),
-    "too few arguments": message(["nobody"]),
-    "too many arguments": message(["nobody", 0, 0]),
-    "arguments are no list": message("nobody"),
-    "wrong task": message(["nobody", 0], task="pocoflow.drop_all"),
-    "wrong content type": message(["nobody", 0], **{"content-type": "application/x-python-serialize"}),
-    "body is no JSON": message([], body=b64encode(b"{").decode()),
-    "no headers": message(["nobody", 0], headers={}),
-}
-
-
 @pytest.mark.parametrize("name", MALFORMED)
 def test_a_malformed_message_writes_nothing_and_the_worker_goes_on(
     cluster: Cluster, trace: Trace, name: str
@@ -325,7 +281,7 @@ def test_a_malformed_message_writes_nothing_and_the_worker_goes_on(
     assert [worker.exit_code for worker in cluster.workers] == [None, None]
 
 
-@pytest.mark.parametrize("item", ["no JSON at all", "[]", "{}"])
+@pytest.mark.parametrize("item", NO_MESSAGES)
 def test_a_queue_item_that_is_no_message_writes_nothing_and_a_restarted_worker_goes_on(
     make_cluster: MakeCluster, redis_url: str, sqlite_url: str, trace: Trace, item: str
 ) -> None:

@@ -176,23 +176,25 @@ class _HostsByCommand:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        # Not Debian's wrapper, which is on PATH and knows the system's own node only.
-        places = os.pathsep.join(["/usr/lib/rabbitmq/bin", os.environ.get("PATH", "")])
-        self._program = shutil.which("rabbitmqctl", path=places) or "rabbitmqctl"
 
     def add(self, name: str) -> None:
         permission = {"user": "guest", "vhost": name, "configure": ".*", "write": ".*", "read": ".*"}
         definitions = self._folder / f"{name}.json"
         definitions.write_text(json.dumps({"vhosts": [{"name": name}], "permissions": [permission]}))
-        self._run("import_definitions", str(definitions))
+        rabbitmqctl(self._folder, "import_definitions", str(definitions))
 
     def drop(self, name: str) -> None:
-        self._run("delete_vhost", name)
+        rabbitmqctl(self._folder, "delete_vhost", name)
 
-    def _run(self, *args: str) -> None:
-        command = ["sh", "-c", '. ./env; exec "$0" "$@"', self._program, *args]
-        done = subprocess.run(command, cwd=self._folder, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
+
+def rabbitmqctl(folder: Path, *args: str) -> None:
+    """Give an order to the private server in this folder."""
+    # Not Debian's wrapper, which is on PATH and knows the system's own node only.
+    places = os.pathsep.join(["/usr/lib/rabbitmq/bin", os.environ.get("PATH", "")])
+    program = shutil.which("rabbitmqctl", path=places) or "rabbitmqctl"
+    command = ["sh", "-c", '. ./env; exec "$0" "$@"', program, *args]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 class _HostsByHttp:
