@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from pocoflow import codec
 from pocoflow.engine.ports import Clock, ControlFlags, EventRow, Ledger, RunRow, is_settled
-from pocoflow.engine.records import POISON, Status
+from pocoflow.engine.records import OVERDUE, POISON, Status
 from pocoflow.errors import (
     DatabaseError,
     MaxStepsError,
@@ -15,6 +15,7 @@ from pocoflow.errors import (
     RunCancelledError,
     RunInterruptedError,
     RunNotFoundError,
+    RunTimeoutError,
     StepFailedError,
     UnknownFlowError,
     WaitTimeoutError,
@@ -76,6 +77,7 @@ class RunHandle:
             StepFailedError: A node failed for good; carries node, step, attempts and the remote error.
             PoisonStepError: A step cost too many workers.
             MaxStepsError: It took too many steps.
+            RunTimeoutError: It took longer than its flow's timeout.
             UnknownFlowError: No worker knew the flow.
             RunCancelledError: It was cancelled.
             RunInterruptedError: The process that ran it has ended; the run can go on.
@@ -190,6 +192,8 @@ def _error(row: RunRow) -> Exception:
         return RunInterruptedError(f"run {run_id!r} was interrupted: {text}", run_id)
     if kind == MaxStepsError.__name__:
         return MaxStepsError(text, run_id)
+    if kind == OVERDUE:
+        return RunTimeoutError(f"run {run_id!r} failed at step {row['total_steps']}: {text}", run_id)
     if kind == UnknownFlowError.__name__:
         return UnknownFlowError(f"run {run_id!r} failed: {text}")
     node, step, attempts = row["current_node"] or "", row["total_steps"], row["attempt"]

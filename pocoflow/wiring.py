@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from pocoflow.engine.clock import SystemClock
 from pocoflow.engine.deliver import send
 from pocoflow.engine.graph import Definition
-from pocoflow.engine.heartbeat import Heartbeats
-from pocoflow.engine.local import LocalFlags, Untracked, Unwatched
+from pocoflow.engine.heartbeat import Enforcer, Heartbeats
+from pocoflow.engine.local import LocalFlags, Unstoppable, Untracked, Unwatched
 from pocoflow.engine.memory import MemoryLedger
 from pocoflow.engine.ports import ControlFlags, Dispatcher, Ledger, Ports
 from pocoflow.engine.records import Hint
@@ -125,16 +125,27 @@ def executor(database: str | Path | None) -> Executor:
     worker = _once(("embedded", settings), lambda: _embedded_worker(settings))
     if database is None and not settings.database_given:
         return Embedded(_once(("memory", settings), lambda: _memory_ports(settings)), worker)
-    return Embedded(database_ports(database or settings.database_url, settings), worker)
+    ports = database_ports(database or settings.database_url, settings, enforcer=Unstoppable())
+    return Embedded(ports, worker)
 
 
-def database_ports(database: str | Path, settings: Settings) -> Ports:
-    """Parts that keep history in a database; raises DatabaseError when it cannot be reached."""
+def database_ports(database: str | Path, settings: Settings, *, enforcer: Enforcer | None = None) -> Ports:
+    """Parts that keep history in a database.
+
+    Args:
+        enforcer: Ends steps that overrun their time; None leaves it to the steps.
+
+    Raises:
+        DatabaseError: It cannot be reached, or was made by another version.
+    """
     from pocoflow.db.connect import database_url, engine_for
 
     url = database_url(database)
     engine_for(url)
-    return _once(("database", url, settings), lambda: _tracked(_open_ledger(url, settings), settings))
+    return _once(
+        ("database", url, settings, type(enforcer)),
+        lambda: _tracked(_open_ledger(url, settings), settings, enforcer),
+    )
 
 
 def dispatcher(database: str | Path, settings: Settings) -> Dispatcher:
@@ -176,9 +187,10 @@ def _once(key: tuple[Any, ...], make: Callable[[], T]) -> T:
         return found
 
 
-def _tracked(ledger: Ledger, settings: Settings) -> Ports:
+def _tracked(ledger: Ledger, settings: Settings, enforcer: Enforcer | None) -> Ports:
     flags = _flags(settings)
-    return Ports(ledger, flags, Heartbeats(ledger, flags, CLOCK, lease_s=settings.lease_s), CLOCK)
+    watcher = Heartbeats(ledger, flags, CLOCK, lease_s=settings.lease_s, enforcer=enforcer)
+    return Ports(ledger, flags, watcher, CLOCK)
 
 
 def _flags(settings: Settings) -> ControlFlags:
@@ -194,14 +206,14 @@ def _open_ledger(url: Any, settings: Settings) -> Ledger:
     from pocoflow.db.sqlite import SqliteLedger
 
     kind = SqliteLedger if url.get_backend_name() == "sqlite" else PostgresLedger
-    ledger: Ledger = kind(url, _timing(settings))
+    ledger: Ledger = kind(url, _timing(settings), sleep=CLOCK.sleep)
     # Runs whose process was killed are told apart now, for a laptop where no worker sweeps.
     ledger.sweep(home=NOBODY)
     return ledger
 
 
 def _memory_ports(settings: Settings) -> Ports:
-    return _tracked(MemoryLedger(CLOCK, _timing(settings)), settings)
+    return _tracked(MemoryLedger(CLOCK, _timing(settings)), settings, Unstoppable())
 
 
 def _embedded_worker(settings: Settings) -> Any:

@@ -5,7 +5,6 @@ Each public verb is one transaction, safe to repeat: it happens whole or not at 
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,7 +40,7 @@ class SqlLedger(ABC):
     the answer lost. What the second try then does not find is looked up: the row tells, nobody guesses.
     """
 
-    def __init__(self, url: URL, timing: Timing, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, url: URL, timing: Timing, *, sleep: Callable[[float], None]) -> None:
         self.url = url
         self._timing = timing
         self._sleep = sleep
@@ -66,6 +65,7 @@ class SqlLedger(ABC):
             "p_owner": run.owner,
             "p_input": run.input,
             "p_input_hash": run.input_hash,
+            "p_timeout_s": run.timeout_s,
             "p_wait_s": self._timing.grace_s if run.owner is None else self._timing.lease_s,
         }
         (created, status, input_hash, error_type), tried = self._try(lambda: self._start(params))

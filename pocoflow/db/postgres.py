@@ -100,5 +100,9 @@ def _sweep_statement() -> Executable:
         .cte("d")
     )
     after = sweep_verbs.wake(runs.c.run_id.in_(select(due.c.run_id))).cte("u")
-    both = select(due, after.c.status, after.c.error_msg).join(after, after.c.run_id == due.c.run_id).cte("b")
+    both = (
+        select(due, after.c.status, after.c.error_type, after.c.error_msg)
+        .join(after, after.c.run_id == due.c.run_id)
+        .cte("b")
+    )
     return select(after).add_cte(sweep_verbs.sweep_history(both).cte("h"))

@@ -81,8 +81,9 @@ class SqliteLedger(SqlLedger):
         before = {row.run_id: row for row in connection.execute(_due(), params)}
         after = connection.execute(_wake(), {**params, "p_runs": list(before)}).all()
         for row in after:
-            was = before[row.run_id]._asdict() | {"status": row.status, "error_msg": row.error_msg}
-            connection.execute(sweep_verbs.sweep_history(_as_source(was)))
+            became = {name: getattr(row, name) for name in ("status", "error_type", "error_msg")}
+            was = _as_source(before[row.run_id]._asdict() | became)
+            connection.execute(sweep_verbs.sweep_history(was))
         return after
 
 

@@ -50,6 +50,7 @@ from pocoflow.db.words import (
     r,
     seconds,
     text_,
+    wake_by,
 )
 from pocoflow.engine.records import Position
 
@@ -74,6 +75,7 @@ _held = and_(
     one_of(r.status, LIVE),
 )
 _cancel = r.want == const("cancel")
+_expected = NOW + seconds("p_wait_s")
 _after = (r.run_id, r.status, r.step)
 
 
@@ -120,7 +122,7 @@ def _commit() -> Change:
             dispatches=const(1),
             want=null(),
             due_at=NOW,
-            wake_at=case((ends, null()), else_=NOW + seconds("p_wait_s")),
+            wake_at=case((ends, null()), else_=wake_by(_expected)),
             unroutable_at=null(),
             error_type=text_("p_error_type"),
             error_msg=text_("p_error_msg"),
@@ -156,7 +158,7 @@ def _fail() -> Change:
             error_type=text_("p_error_type"),
             error_msg=text_("p_error_msg"),
             due_at=NOW + delay,
-            wake_at=case((ends, null()), else_=NOW + delay + seconds("p_wait_s")),
+            wake_at=case((ends, null()), else_=wake_by(_expected + delay)),
             completed_at=case((ends, STAMP)),
         )
         .returning(*_after)
@@ -180,7 +182,7 @@ def _release() -> Change:
             attempt=r.attempt - const(1),
             due_at=NOW + delay,
             wake_at=case(
-                (_cancel, null()), (delay > const(0.0), NOW + delay), else_=NOW + seconds("p_wait_s")
+                (_cancel, null()), else_=wake_by(case((delay > const(0.0), NOW + delay), else_=_expected))
             ),
             unroutable_at=case(
                 (flag("p_unroutable"), func.coalesce(r.unroutable_at, NOW)), else_=r.unroutable_at
@@ -211,6 +213,7 @@ def _cancel_verb() -> Change:
 
 
 def _resume() -> Change:
+    overdue = r.deadline_at <= NOW
     stmt = (
         update(runs)
         .where(r.run_id == P_RUN, one_of(r.status, ("paused", "failed")))
@@ -228,14 +231,19 @@ def _resume() -> Change:
             completed_at=null(),
             unroutable_at=null(),
             due_at=NOW,
-            wake_at=NOW + seconds("p_wait_s"),
+            wake_at=case((overdue, _expected), else_=wake_by(_expected)),
+            # Who lets a run go on whose time is up wants it to go on.
+            deadline_at=case((overdue, null()), else_=r.deadline_at),
         )
         .returning(*_after, r.queue)
     )
     return Change(stmt, lambda source: (log(event(source, "run_resumed")),))
 
 
-_computed = {"unroutable_s": (NOW - r.unroutable_at).label("unroutable_s")}
+_computed = {
+    "unroutable_s": (NOW - r.unroutable_at).label("unroutable_s"),
+    "left_s": (r.deadline_at - NOW).label("left_s"),
+}
 POSITION_NAMES = tuple(field.name for field in fields(Position))
 POSITION = tuple(_computed[name] if name in _computed else r[name] for name in POSITION_NAMES)
 CLAIM = (
@@ -246,7 +254,7 @@ CLAIM = (
         owner=text_("p_owner"),
         epoch=r.epoch + const(1),
         attempt=r.attempt + const(1),
-        wake_at=NOW + seconds("p_wait_s"),
+        wake_at=wake_by(_expected),
         started_at=func.coalesce(r.started_at, STAMP),
     )
     .returning(*POSITION)
@@ -261,7 +269,7 @@ HEARTBEAT = (
     .values(
         status=RUNNING,
         crashes=r.crashes - case((r.status == QUEUED, const(1)), else_=const(0)),
-        wake_at=NOW + seconds("p_wait_s"),
+        wake_at=wake_by(_expected),
     )
     .returning(r.run_id, r.want)
 )
@@ -275,6 +283,7 @@ RESUME = _resume()
 def new_run() -> dict[str, Any]:
     """The row of a run that begins; `p_owner` null makes it wait for a worker."""
     held = text_("p_owner").is_not(None)
+    wait_s, timeout_s = seconds("p_wait_s"), seconds("p_timeout_s")
     return {
         "run_id": P_RUN,
         "flow_name": text_("p_flow"),
@@ -290,7 +299,8 @@ def new_run() -> dict[str, Any]:
         "crashes": const(0),
         "dispatches": const(1),
         "due_at": NOW,
-        "wake_at": NOW + seconds("p_wait_s"),
+        "wake_at": NOW + case((timeout_s < wait_s, timeout_s), else_=wait_s),
+        "deadline_at": NOW + timeout_s,
         "input": text_("p_input"),
         "input_hash": text_("p_input_hash"),
         "created_at": STAMP,

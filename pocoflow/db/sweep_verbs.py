@@ -15,11 +15,13 @@ from sqlalchemy import (
     and_,
     case,
     cast,
+    false,
     func,
     literal,
     null,
     or_,
     select,
+    true,
     update,
 )
 
@@ -42,10 +44,11 @@ from pocoflow.db.words import (
     r,
     seconds,
     text_,
+    wake_by,
 )
-from pocoflow.engine.records import INTERRUPTED, POISON
+from pocoflow.engine.records import INTERRUPTED, OVERDUE, POISON
 from pocoflow.engine.timing import MAX_BACKOFF_DOUBLINGS, MAX_BACKOFF_S
-from pocoflow.engine.wording import INTERRUPTED_TEXT, POISON_TEXT
+from pocoflow.engine.wording import INTERRUPTED_TEXT, OVERDUE_TEXT, POISON_TEXT
 
 SWEEP_LIMIT = 500
 DOUBLINGS, LONGEST = const(MAX_BACKOFF_DOUBLINGS), const(MAX_BACKOFF_S)
@@ -78,13 +81,15 @@ def _at_home() -> ColumnElement[bool]:
 
 def wake(which: ColumnElement[bool]) -> Update:
     """What a sweep does to them: send again, take back, or end."""
-    lost = r.status == RUNNING
-    cancelled = and_(lost, r.want.is_not(None))
+    overdue = func.coalesce(r.deadline_at <= NOW, false())
+    cancelled = and_(r.status == RUNNING, r.want.is_not(None))
+    lost = and_(r.status == RUNNING, ~overdue)
     orphaned = ~_at_home()
     poison = and_(lost, r.crashes >= integer("p_max_crashes"))
-    stops = or_(cancelled, orphaned, poison)
+    stops = or_(cancelled, overdue, orphaned, poison)
     doublings = case((r.dispatches < DOUBLINGS, r.dispatches), else_=DOUBLINGS)
     backoff = seconds("p_grace_s") * const(1).bitwise_lshift(doublings)
+    pause = case((backoff < LONGEST, backoff), else_=LONGEST)
     poison_msg = _filled(POISON_TEXT, crashes=r.crashes + const(1), step=r.step, node=r.node)
     return (
         update(runs)
@@ -92,6 +97,7 @@ def wake(which: ColumnElement[bool]) -> Update:
         .values(
             status=case(
                 (cancelled, CANCELLED),
+                (overdue, FAILED),
                 (orphaned, PAUSED),
                 (poison, FAILED),
                 else_=QUEUED,
@@ -101,23 +107,25 @@ def wake(which: ColumnElement[bool]) -> Update:
             crashes=r.crashes + case((lost, const(1)), else_=const(0)),
             epoch=r.epoch + case((stops, const(1)), else_=const(0)),
             due_at=case((lost, NOW), else_=r.due_at),
-            wake_at=case((stops, null()), else_=NOW + case((backoff < LONGEST, backoff), else_=LONGEST)),
+            wake_at=case((stops, null()), else_=wake_by(NOW + pause)),
             dispatches=r.dispatches + const(1),
             error_type=case(
                 (cancelled, r.error_type),
+                (overdue, const(OVERDUE)),
                 (orphaned, const(INTERRUPTED)),
                 (poison, const(POISON)),
                 else_=r.error_type,
             ),
             error_msg=case(
                 (cancelled, r.error_msg),
+                (overdue, const(OVERDUE_TEXT)),
                 (orphaned, _filled(INTERRUPTED_TEXT, run_id=r.run_id)),
                 (poison, poison_msg),
                 else_=r.error_msg,
             ),
-            completed_at=case((and_(stops, or_(cancelled, ~orphaned)), STAMP)),
+            completed_at=case((and_(stops, or_(cancelled, overdue, ~orphaned)), STAMP)),
         )
-        .returning(r.run_id, r.step, r.status, r.queue, r.error_msg)
+        .returning(r.run_id, r.step, r.status, r.queue, r.error_type, r.error_msg)
     )
 
 
@@ -125,7 +133,8 @@ def sweep_history(source: FromClause) -> Insert:
     """What a sweep writes; `source` is a row of `due` with the new status and error."""
     s = source.c
     step = {"node_name": s.node, "attempt": s.attempt, "worker": worker_of(s.owner)}
-    lost = event(source, "step_lost", **step).where(s.was == RUNNING)
+    overdue = s.error_type == const(OVERDUE)
+    lost = event(source, "step_lost", **step).where(s.was == RUNNING, func.coalesce(~overdue, true()))
     poisoned = event(source, "node_error", **step, error_msg=s.error_msg).where(s.status == FAILED)
     paused = event(source, "run_interrupted", error_msg=s.error_msg).where(s.status == PAUSED)
     return log(lost, poisoned, paused, end_event(source))

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 
 from pocoflow.engine.ports import EventRow, RunRow
-from pocoflow.engine.records import Claim, Failure, Hint, NewRun, Position, Started, Status, StepRecord
+from pocoflow.engine.records import Claim, Failure, Hint, Limit, NewRun, Position, Started, Status, StepRecord
 from pocoflow.errors import RunNotFoundError
 from pocoflow.store import Store
 
@@ -100,5 +100,24 @@ class Unwatched:
     def watch(self, position: Position) -> Unwatched:
         return self
 
+    def arm(self, limit: Limit) -> None:
+        """Nothing to do: the engine looks at the clock when the try returns."""
+
+    def disarm(self) -> None:
+        """Nothing to do."""
+
     def done(self) -> None:
-        pass
+        """Nothing to do."""
+
+
+class Unstoppable:
+    """For steps in threads, which nobody can end: one that overruns is only taken from its thread."""
+
+    def arm(self, seconds: float) -> None:
+        """Nothing to do."""
+
+    def disarm(self) -> None:
+        """Nothing to do."""
+
+    def stop(self) -> None:
+        """Nothing to do."""

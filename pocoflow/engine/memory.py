@@ -14,6 +14,7 @@ from pocoflow.engine.owner import worker_of
 from pocoflow.engine.ports import Clock, EventRow, RunRow
 from pocoflow.engine.records import (
     INTERRUPTED,
+    OVERDUE,
     POISON,
     Claim,
     Failure,
@@ -25,7 +26,7 @@ from pocoflow.engine.records import (
     StepRecord,
 )
 from pocoflow.engine.timing import Timing
-from pocoflow.engine.wording import INTERRUPTED_TEXT, POISON_TEXT
+from pocoflow.engine.wording import INTERRUPTED_TEXT, OVERDUE_TEXT, POISON_TEXT
 from pocoflow.errors import InvalidTransitionError, RunNotFoundError
 from pocoflow.store import Store
 
@@ -49,12 +50,17 @@ class _Run:
     crashes: int = 0
     dispatches: int = 1
     unroutable_at: float | None = None
+    deadline_at: float | None = None
     failure: Failure | None = None
     created_at: str = ""
     started_at: str | None = None
     completed_at: str | None = None
     states: list[str] = field(default_factory=list)
     events: list[EventRow] = field(default_factory=list)
+
+    def wake_by(self, moment: float) -> None:
+        """Have a sweep look at the run by this moment, or at its deadline, if that is sooner."""
+        self.wake_at = moment if self.deadline_at is None else min(moment, self.deadline_at)
 
 
 class MemoryLedger:
@@ -85,13 +91,15 @@ class MemoryLedger:
                 queue=run.queue,
                 home=run.home,
                 due_at=now,
-                wake_at=now + (self._timing.lease_s if held else self._timing.grace_s),
+                wake_at=None,
+                deadline_at=None if run.timeout_s is None else now + run.timeout_s,
                 epoch=int(held),
                 owner=run.owner,
                 attempt=int(held),
                 created_at=self._timestamp(),
             )
             row.started_at = row.created_at if held else None
+            row.wake_by(now + (self._timing.lease_s if held else self._timing.grace_s))
             self._log_run(row, "flow_start", step=None, node=run.node)
             return Started(True, row.status, run.input_hash)
 
@@ -100,13 +108,16 @@ class MemoryLedger:
             row, now = self._runs.get(run_id), self._clock.now()
             if row is None or row.step != step or row.status is not Status.QUEUED or row.due_at > now:
                 return None
-            row.status, row.owner, row.wake_at = Status.RUNNING, owner, now + self._timing.lease_s
+            row.status, row.owner = Status.RUNNING, owner
+            row.wake_by(now + self._timing.lease_s)
             row.epoch += 1
             row.attempt += 1
             row.started_at = row.started_at or self._timestamp()
             unroutable_s = None if row.unroutable_at is None else now - row.unroutable_at
+            left_s = None if row.deadline_at is None else row.deadline_at - now
             where = (run_id, row.new.flow_name, step, row.node)
-            position = Position(*where, row.epoch, owner, row.attempt, row.crashes, unroutable_s, row.queue)
+            more = (unroutable_s, row.queue, left_s)
+            position = Position(*where, row.epoch, owner, row.attempt, row.crashes, *more)
             return Claim(position, self._state(row))
 
     def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:
@@ -119,7 +130,8 @@ class MemoryLedger:
                 # Whatever its step: who holds the run from step to step may ask with an older position.
                 if (row.epoch, row.owner) == (position.epoch, position.owner):
                     row.crashes -= int(row.status is Status.QUEUED)
-                    row.status, row.wake_at = Status.RUNNING, self._clock.now() + self._timing.lease_s
+                    row.status = Status.RUNNING
+                    row.wake_by(self._clock.now() + self._timing.lease_s)
                     wants[position.run_id] = row.want
             return wants
 
@@ -197,6 +209,8 @@ class MemoryLedger:
             row.home, row.epoch = home, row.epoch + 1
             row.attempt, row.crashes, row.dispatches, row.failure = 0, 0, 1, None
             row.unroutable_at = row.completed_at = None
+            if self._is_overdue(row):
+                row.deadline_at = None  # who lets it go on whose time is up wants it to go on
             self._ended.pop(run_id, None)
             self._settle(row, Status.QUEUED, wait_s=self._timing.grace_s)
             self._log_run(row, "run_resumed")
@@ -253,24 +267,34 @@ class MemoryLedger:
         return self._clock.now() - row.wake_at > (0.0 if row.home == home else self._timing.lease_s)
 
     def _wake(self, row: _Run, home: str | None) -> None:
-        now = self._clock.now()
-        if row.status is Status.RUNNING:
+        now, overdue = self._clock.now(), self._is_overdue(row)
+        if row.status is Status.RUNNING and not overdue:
             self._log(row, "step_lost")
             row.crashes += 1
+        if overdue and row.want != "cancel":
+            self._end(row, OVERDUE, OVERDUE_TEXT)
+            return
         if row.want == "cancel" or row.home != home:
             self._interrupt(row)
             return
         if row.status is Status.RUNNING:
             if row.crashes > self._timing.max_crashes:
-                row.epoch += 1
                 why = POISON_TEXT.format(node=row.node, step=row.step, crashes=row.crashes)
-                row.failure = Failure(POISON, why)
-                self._log(row, "node_error", error=why)
-                self._settle(row, Status.FAILED)
+                self._end(row, POISON, why)
                 return
             row.status, row.due_at = Status.QUEUED, now
-        row.wake_at = now + self._timing.backoff_s(row.dispatches)
+        row.wake_by(now + self._timing.backoff_s(row.dispatches))
         row.dispatches += 1
+
+    def _is_overdue(self, row: _Run) -> bool:
+        return row.deadline_at is not None and row.deadline_at <= self._clock.now()
+
+    def _end(self, row: _Run, error_type: str, why: str) -> None:
+        """End a run as failed for a reason that is not its node's."""
+        row.epoch += 1
+        row.failure = Failure(error_type, why)
+        self._log(row, "node_error", error=why)
+        self._settle(row, Status.FAILED)
 
     def _interrupt(self, row: _Run) -> None:
         row.epoch += 1
@@ -287,7 +311,9 @@ class MemoryLedger:
         live = status in (Status.QUEUED, Status.RUNNING)
         row.status, row.want = status, (row.want if status is Status.RUNNING else None)
         row.due_at = now + delay_s
-        row.wake_at = row.due_at + wait_s if live else None
+        row.wake_at = None
+        if live:
+            row.wake_by(row.due_at + wait_s)
         if status is not Status.RUNNING:
             row.owner = None
         if status.ended:

@@ -11,13 +11,13 @@ from pocoflow.engine.records import (
     Claim,
     Failure,
     Hint,
+    Limit,
     NewRun,
     Position,
     Started,
     Status,
     StepRecord,
 )
-from pocoflow.node import StepContext
 from pocoflow.store import Store
 
 
@@ -195,8 +195,17 @@ class Clock(Protocol):
     def sleep(self, seconds: float) -> None: ...
 
 
-class Watch(StepContext, Protocol):
-    """Looks after one held step while user code runs: keeps its lease, notices a cancel."""
+class Watch(Protocol):
+    """Looks after one held step: keeps its lease, notices a cancel, ends a try that overruns."""
+
+    @property
+    def cancelled(self) -> bool: ...
+
+    def arm(self, limit: Limit) -> None:
+        """Enforce this limit, where that is possible, until `disarm`."""
+        ...
+
+    def disarm(self) -> None: ...
 
     def done(self) -> None: ...
 

@@ -33,6 +33,7 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
 }
 INTERRUPTED = "RunInterruptedError"
 POISON = "PoisonStepError"
+OVERDUE = "RunTimeoutError"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,7 @@ class NewRun:
         input_hash: Tells a repeated start from a conflicting one.
         home: The one process that may run it, for a flow that no worker can import; None is any worker.
         owner: Set when the starter executes step 0 itself: the run begins as running, not as queued.
+        timeout_s: Seconds from now after which the run fails if it has not ended; None for any time.
     """
 
     run_id: str
@@ -55,6 +57,7 @@ class NewRun:
     input_hash: str
     home: str | None = None
     owner: str | None = None
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class Position:
         crashes: How many of them lost their worker.
         unroutable_s: For how long workers have met this step without knowing its flow; None if never.
         queue: Where hints for this step go; None is the default queue.
+        left_s: Seconds that the run had left when the step was claimed; None for any time.
     """
 
     run_id: str
@@ -93,6 +97,7 @@ class Position:
     crashes: int = 0
     unroutable_s: float | None = None
     queue: str | None = None
+    left_s: float | None = None
 
     @property
     def tries(self) -> int:
@@ -119,6 +124,21 @@ class Failure:
     error_type: str
     message: str
     elapsed_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How long a try may take, and what becomes of it if it takes longer.
+
+    Attributes:
+        at: As the engine's monotonic clock counts seconds.
+        error: What the try then fails with.
+        retry_in_s: Seconds until another try; None ends the run.
+    """
+
+    at: float
+    error: Exception
+    retry_in_s: float | None
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ import os
 import socket
 
 from pocoflow import wiring
+from pocoflow.engine import signals
 from pocoflow.engine.deliver import deliver, send
 from pocoflow.engine.ports import Dispatcher, Ports
 from pocoflow.engine.records import Hint
@@ -13,6 +14,7 @@ from pocoflow.errors import DatabaseError
 from pocoflow.logging import ERROR, get_logger, log_event
 from pocoflow.registry import Registry
 from pocoflow.settings import Settings
+from pocoflow.workers.enforce import enforcer_for_this_process
 
 log = get_logger("runner")
 
@@ -63,7 +65,10 @@ class Worker:
     def _connect(self) -> tuple[Ports, Dispatcher]:
         """The parts of this process; raises DatabaseError."""
         if self._connected is None or self._connected[0] != os.getpid():
-            ports = wiring.database_ports(self._settings.database_url, self._settings)
+            signals.install()
+            ports = wiring.database_ports(
+                self._settings.database_url, self._settings, enforcer=enforcer_for_this_process()
+            )
             dispatcher = wiring.dispatcher(self._settings.database_url, self._settings)
             self._connected = (os.getpid(), ports, dispatcher)
         return self._connected[1:]
