@@ -37,6 +37,10 @@ class StepWatch:
                 self._watcher.try_to_beat([self])
         return self.stop
 
+    @property
+    def idempotency_key(self) -> str:
+        return self.position.idempotency_key
+
     def done(self) -> None:
         self._watcher.forget(self)
 

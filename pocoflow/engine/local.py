@@ -95,10 +95,23 @@ class LocalFlags:
 class Unwatched:
     """Watches over nothing: for runs whose lease nobody can take."""
 
+    def watch(self, position: Position) -> UnwatchedStep:
+        return UnwatchedStep(position)
+
+
+class UnwatchedStep:
+    """Tells a step who it is, and nothing else."""
+
+    __slots__ = ("position",)
+
     cancelled = False
 
-    def watch(self, position: Position) -> Unwatched:
-        return self
+    def __init__(self, position: Position) -> None:
+        self.position = position
+
+    @property
+    def idempotency_key(self) -> str:
+        return self.position.idempotency_key
 
     def done(self) -> None:
         pass

@@ -198,6 +198,9 @@ class Clock(Protocol):
 class Watch(StepContext, Protocol):
     """Looks after one held step while user code runs: keeps its lease, notices a cancel."""
 
+    @property
+    def position(self) -> Position: ...
+
     def done(self) -> None: ...
 
 
