@@ -145,7 +145,7 @@ class Flow:
         run_inline(
             Position(new.run_id, new.flow_name, 0, new.node, 1, owner, left_s=self.timeout),
             store,
-            flow=definition,
+            flow=wiring.with_faults(definition, ports),
             ports=ports,
             home=home,
         )

@@ -27,6 +27,9 @@ class StepContext(Protocol):
     @property
     def deadline(self) -> float | None: ...
 
+    @property
+    def idempotency_key(self) -> str: ...
+
 
 # A node object may be in several runs at the same time, in threads of one process, so what belongs to
 # one step cannot be an attribute of the node.
@@ -39,6 +42,9 @@ class Node:
     """One step of a flow: `prep` reads the store, `exec` does the work, `post` writes and routes.
 
     Override what you need. A node that leaves `exec` out passes the result of `prep` through.
+
+    A step is committed once, but its code may run more than once: give whatever `exec` calls outside
+    `self.idempotency_key`, which is the same each time.
 
     Args:
         name: Id of this node in its flow; left out, it is the class name, made unique with `#2`, `#3` ...
@@ -132,6 +138,16 @@ class Node:
         """
         step = current_step.get()
         return None if step is None else step.deadline
+
+    @property
+    def idempotency_key(self) -> str | None:
+        """Names the step that is being executed, as `run_id:step`; None outside a step.
+
+        The same in each retry and after each crash, and for no other step of any run: an API that takes an
+        idempotency key does the work once if it gets this one. For threads the same holds as for `cancelled`.
+        """
+        step = current_step.get()
+        return None if step is None else step.idempotency_key
 
     def prep(self, store: Any) -> Any:
         """Read from the store what `exec` needs."""

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pocoflow.engine.clock import SystemClock
 from pocoflow.engine.deliver import send
+from pocoflow.engine.effects import EffectLog
+from pocoflow.engine.faults import Faults, FaultyLedger
 from pocoflow.engine.graph import Definition
 from pocoflow.engine.heartbeat import Enforcer, Heartbeats
 from pocoflow.engine.local import LocalFlags, Unstoppable, Untracked, Unwatched
@@ -89,10 +91,10 @@ class Embedded:
         return str(self.worker.home)
 
     def execute(self, hint: Hint, definition: Definition) -> None:
-        self.worker.execute(hint, definition, self.ports)
+        self.worker.execute(hint, with_faults(definition, self.ports), self.ports)
 
     def stand_by(self, run_id: str, definition: Definition) -> None:
-        self.worker.stand_by(run_id, definition, self.ports)
+        self.worker.stand_by(run_id, with_faults(definition, self.ports), self.ports)
 
 
 def _forget_the_lock() -> None:
@@ -154,6 +156,23 @@ def dispatcher(database: str | Path, settings: Settings) -> Dispatcher:
     return _once(("dispatcher", name, settings), lambda: _dispatcher(name, settings))
 
 
+def faults(settings: Settings) -> Faults | None:
+    """The faults that are wanted in this process; mostly None, and then nothing is wrapped.
+
+    Raises:
+        SettingsError: A rule is wrong, or the effect log cannot be written.
+    """
+    if settings.faults is None and settings.effect_log is None:
+        return None
+    return _once(("faults", settings), lambda: _faults(settings))
+
+
+def with_faults(definition: Definition, ports: Ports) -> Definition:
+    """The flow for a run on these parts, with the faults that they have."""
+    ledger = ports.ledger
+    return ledger.faults.definition(definition) if isinstance(ledger, FaultyLedger) else definition
+
+
 def database_name(database: str | Path) -> str:
     """How a database is called between processes: its URL without the password."""
     from pocoflow.db.connect import database_url, shown
@@ -175,7 +194,14 @@ def _dispatcher(database: str, settings: Settings) -> Dispatcher:
     from pocoflow.broker import make_app
     from pocoflow.dispatch import make_dispatcher
 
-    return make_dispatcher(make_app(settings, str(settings.broker_url)), database=database)
+    made = make_dispatcher(make_app(settings, str(settings.broker_url)), database=database)
+    wanted = faults(settings)
+    return made if wanted is None else wanted.dispatcher(made)
+
+
+def _faults(settings: Settings) -> Faults:
+    log = None if settings.effect_log is None else EffectLog(settings.effect_log, CLOCK)
+    return Faults(settings.faults or "", log, CLOCK)
 
 
 def _once(key: tuple[Any, ...], make: Callable[[], T]) -> T:
@@ -188,7 +214,9 @@ def _once(key: tuple[Any, ...], make: Callable[[], T]) -> T:
 
 
 def _tracked(ledger: Ledger, settings: Settings, enforcer: Enforcer | None) -> Ports:
-    flags = _flags(settings)
+    flags, wanted = _flags(settings), faults(settings)
+    if wanted is not None:
+        ledger = wanted.ledger(ledger)
     watcher = Heartbeats(ledger, flags, CLOCK, lease_s=settings.lease_s, enforcer=enforcer)
     return Ports(ledger, flags, watcher, CLOCK)
 
@@ -219,7 +247,7 @@ def _memory_ports(settings: Settings) -> Ports:
 def _embedded_worker(settings: Settings) -> Any:
     from pocoflow.embedded import EmbeddedWorker
 
-    return EmbeddedWorker(settings)
+    return EmbeddedWorker(settings, faults(settings))
 
 
 def _timing(settings: Settings) -> Timing:

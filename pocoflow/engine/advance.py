@@ -61,7 +61,7 @@ def advance(
         sleep_up_to_s: The longest delay before another try that is waited out here.
     """
     watch = ports.watcher.watch(position)
-    step = _Step(position, store, flow, ports, watch)
+    step = HeldStep(position, store, flow, ports, watch)
     token = current_step.set(step)
     try:
         step.fire("node_start")
@@ -95,7 +95,7 @@ def fail(
     return Finish(position.run_id, status, position.step, error)
 
 
-class _Step:
+class HeldStep:
     """One held step; also what its node sees of it, as `current_step`."""
 
     __slots__ = (
@@ -132,6 +132,10 @@ class _Step:
     @property
     def deadline(self) -> float | None:
         return None if self._limit is None else self._limit.at
+
+    @property
+    def idempotency_key(self) -> str:
+        return self.position.idempotency_key
 
     def attempt(self, keep: Callable[[str | None], bool], sleep_up_to_s: float) -> Outcome | None:
         """Try the node once. None: the try failed, and another one is due here and now."""

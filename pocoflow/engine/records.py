@@ -104,6 +104,11 @@ class Position:
         """How often user code was tried, crashes left out."""
         return self.attempt - self.crashes
 
+    @property
+    def idempotency_key(self) -> str:
+        """Names the step; no retry, crash or takeover changes it."""
+        return f"{self.run_id}:{self.step}"
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:

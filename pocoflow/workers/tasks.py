@@ -8,6 +8,7 @@ import socket
 from pocoflow import wiring
 from pocoflow.engine import signals
 from pocoflow.engine.deliver import deliver, send
+from pocoflow.engine.faults import Deliver, FindFlow
 from pocoflow.engine.ports import Dispatcher, Ports
 from pocoflow.engine.records import Hint
 from pocoflow.errors import DatabaseError
@@ -25,8 +26,12 @@ class Worker:
     """Executes steps and sweeps; safe to make before a fork, since it connects when it is first used."""
 
     def __init__(self, registry: Registry, settings: Settings) -> None:
-        self._registry = registry
         self._settings = settings
+        self._find_flow: FindFlow = registry.find
+        self._deliver: Deliver = deliver
+        faults = wiring.faults(settings)
+        if faults is not None:
+            self._find_flow, self._deliver = faults.find_flow(registry.find), faults.deliver(deliver)
         self._database = wiring.database_name(settings.database_url)
         self._connected: tuple[int, Ports, Dispatcher] | None = None
 
@@ -34,9 +39,9 @@ class Worker:
         """Execute the step that the message names, if it is there to execute."""
         try:
             ports, dispatcher = self._connect()
-            outcome = deliver(
+            outcome = self._deliver(
                 hint,
-                find_flow=self._registry.find,
+                find_flow=self._find_flow,
                 ports=ports,
                 dispatcher=dispatcher,
                 worker=f"{HOST}:{os.getpid()}",
