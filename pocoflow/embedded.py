@@ -25,7 +25,7 @@ from kombu.transport import TRANSPORT_ALIASES, memory, virtual
 
 from pocoflow.broker import make_app, register_run_step
 from pocoflow.dispatch import make_dispatcher
-from pocoflow.engine.deliver import deliver
+from pocoflow.engine.deliver import crowded_queues, deliver
 from pocoflow.engine.faults import Deliver, Faults
 from pocoflow.engine.graph import Definition
 from pocoflow.engine.ports import Ledger, Ports, is_settled
@@ -220,8 +220,9 @@ class EmbeddedWorker:
                 log_event(log, "sweep failed", level=ERROR, error=str(exc))
 
     def _sweep(self) -> None:
+        crowded = crowded_queues(self._dispatcher, (None,))
         for ledger in self._ledgers():
-            for hint in ledger.sweep(home=self.home):
+            for hint in ledger.sweep(home=self.home, crowded=crowded):
                 self._dispatcher.send(hint)
         for run_id, (definition, ports) in list(self._standing_by.items()):
             self._take_over(run_id, definition, ports)

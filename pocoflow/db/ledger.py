@@ -6,7 +6,7 @@ Each public verb is one transaction, safe to repeat: it happens whole or not at 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, repeat
 from typing import Any, NamedTuple, TypeVar
@@ -157,9 +157,10 @@ class SqlLedger(ABC):
             )
         return Hint(row.run_id, row.step, row.queue)
 
-    def sweep(self, *, home: str | None = None) -> list[Hint]:
+    def sweep(self, *, home: str | None = None, crowded: Collection[str | None] = ()) -> list[Hint]:
         params = {
             "p_home": home,
+            "p_crowded": [queue or "" for queue in crowded],
             "p_lease_s": self._timing.lease_s,
             "p_grace_s": self._timing.grace_s,
             "p_max_crashes": self._timing.max_crashes,

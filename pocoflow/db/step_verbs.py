@@ -180,6 +180,8 @@ def _release() -> Change:
             owner=null(),
             want=null(),
             attempt=r.attempt - const(1),
+            # With a delay, nobody sends a hint for it but a sweep.
+            dispatches=case((delay > const(0.0), const(0)), else_=r.dispatches),
             due_at=NOW + delay,
             wake_at=case(
                 (_cancel, null()), else_=wake_by(case((delay > const(0.0), NOW + delay), else_=_expected))

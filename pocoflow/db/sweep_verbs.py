@@ -13,6 +13,7 @@ from sqlalchemy import (
     Text,
     Update,
     and_,
+    bindparam,
     case,
     cast,
     false,
@@ -47,7 +48,7 @@ from pocoflow.db.words import (
     wake_by,
 )
 from pocoflow.engine.records import INTERRUPTED, OVERDUE, POISON
-from pocoflow.engine.timing import MAX_BACKOFF_DOUBLINGS, MAX_BACKOFF_S
+from pocoflow.engine.timing import CROWD_PATIENCE_S, MAX_BACKOFF_DOUBLINGS, MAX_BACKOFF_S
 from pocoflow.engine.wording import INTERRUPTED_TEXT, OVERDUE_TEXT, POISON_TEXT
 
 SWEEP_LIMIT = 500
@@ -65,11 +66,14 @@ def _filled(template: str, **columns: ColumnElement[Any]) -> Any:
 def due() -> Select[Any]:
     """The overdue rows of one home, or of all workers, and long overdue rows of any home that has gone."""
     long_ago = r.wake_at < NOW - seconds("p_lease_s")
+    hinted = and_(r.status == QUEUED, r.dispatches > const(0), func.coalesce(r.deadline_at > NOW, true()))
+    in_crowd = and_(hinted, func.coalesce(r.queue, const("")).in_(bindparam("p_crowded", expanding=True)))
     return (
         select(
             r.run_id, r.step.label("step"), r.node.label("node"), r.status.label("was"), r.owner, r.attempt
         )
         .where(r.wake_at < NOW, or_(_at_home(), and_(r.home.is_not(None), long_ago)))
+        .where(or_(~in_crowd, r.wake_at < NOW - const(CROWD_PATIENCE_S)))
         .order_by(r.wake_at)
         .limit(SWEEP_LIMIT)
     )

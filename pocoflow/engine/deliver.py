@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pocoflow import codec
 from pocoflow.engine import signals
@@ -12,6 +12,7 @@ from pocoflow.engine.graph import Definition
 from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Dispatcher, Ports
 from pocoflow.engine.records import Claim, Continue, Finish, Hint, Outcome, Position, Status
+from pocoflow.engine.timing import CROWD
 from pocoflow.errors import BrokerError, StoreSerializationError, UnknownFlowError
 from pocoflow.logging import WARNING, get_logger, log_event
 from pocoflow.store import Store
@@ -70,6 +71,11 @@ def send(hint: Hint, dispatcher: Dispatcher) -> None:
             step=hint.step,
             error=str(exc),
         )
+
+
+def crowded_queues(dispatcher: Dispatcher, queues: Iterable[str | None]) -> frozenset[str | None]:
+    """Return those of the queues in which a hint has to wait, so that a sweep need not send it again."""
+    return frozenset(queue for queue in queues if dispatcher.waiting(queue) > CROWD)
 
 
 def _act_on(outcome: Outcome | None, *, ports: Ports, dispatcher: Dispatcher) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from pocoflow.engine.ports import EventRow, RunRow
 from pocoflow.engine.records import Claim, Failure, Hint, Limit, NewRun, Position, Started, Status, StepRecord
@@ -49,7 +49,7 @@ class Untracked:
     def resume(self, run_id: str, *, home: str | None) -> Hint:
         raise RunNotFoundError(f"no run {run_id!r}: this ledger keeps none", run_id)
 
-    def sweep(self, *, home: str | None = None) -> list[Hint]:
+    def sweep(self, *, home: str | None = None, crowded: Collection[str | None] = ()) -> list[Hint]:
         return []
 
     def get_run(self, run_id: str) -> RunRow | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -25,7 +25,7 @@ from pocoflow.engine.records import (
     Status,
     StepRecord,
 )
-from pocoflow.engine.timing import Timing
+from pocoflow.engine.timing import CROWD_PATIENCE_S, Timing
 from pocoflow.engine.wording import INTERRUPTED_TEXT, OVERDUE_TEXT, POISON_TEXT
 from pocoflow.errors import InvalidTransitionError, RunNotFoundError
 from pocoflow.store import Store
@@ -178,6 +178,8 @@ class MemoryLedger:
             if unroutable and row.unroutable_at is None:
                 row.unroutable_at = self._clock.now()
             row.attempt -= 1
+            if delay_s > 0:
+                row.dispatches = 0  # nobody sends a hint for it but a sweep
             status = Status.CANCELLED if row.want == "cancel" else Status.QUEUED
             self._settle(row, status, delay_s=delay_s, wait_s=0.0 if delay_s > 0 else self._timing.grace_s)
             return status
@@ -216,10 +218,10 @@ class MemoryLedger:
             self._log_run(row, "run_resumed")
             return Hint(run_id, row.step, row.queue)
 
-    def sweep(self, *, home: str | None = None) -> list[Hint]:
+    def sweep(self, *, home: str | None = None, crowded: Collection[str | None] = ()) -> list[Hint]:
         with self._lock:
             hints = []
-            for row in [row for row in self._runs.values() if self._is_due(row, home)]:
+            for row in [row for row in self._runs.values() if self._is_due(row, home, crowded)]:
                 self._wake(row, home)
                 if row.status is Status.QUEUED:
                     hints.append(Hint(row.new.run_id, row.step, row.queue))
@@ -260,11 +262,15 @@ class MemoryLedger:
             row = self._runs.get(run_id)
             return None if row is None else self._state(row)
 
-    def _is_due(self, row: _Run, home: str | None) -> bool:
+    def _is_due(self, row: _Run, home: str | None, crowded: Collection[str | None]) -> bool:
         """Whether it is overdue, or so long overdue that its home must have gone."""
         if row.wake_at is None or (row.home is None and home is not None):
             return False
-        return self._clock.now() - row.wake_at > (0.0 if row.home == home else self._timing.lease_s)
+        patience_s = 0.0 if row.home == home else self._timing.lease_s
+        in_crowd = row.status is Status.QUEUED and row.dispatches > 0 and row.queue in crowded
+        if in_crowd and not self._is_overdue(row):
+            patience_s = max(patience_s, CROWD_PATIENCE_S)
+        return self._clock.now() - row.wake_at > patience_s
 
     def _wake(self, row: _Run, home: str | None) -> None:
         now, overdue = self._clock.now(), self._is_overdue(row)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypedDict
 
@@ -128,13 +128,15 @@ class Ledger(Protocol):
         """
         ...
 
-    def sweep(self, *, home: str | None = None) -> list[Hint]:
+    def sweep(self, *, home: str | None = None, crowded: Collection[str | None] = ()) -> list[Hint]:
         """Find what was lost or has become due; returns what to dispatch.
 
         Takes back steps whose lease ran out, and pauses runs whose home has gone.
 
         Args:
             home: Whose runs to look after; None means those that any worker may run.
+            crowded: Queues, None for the default one, in which so much waits that a hint sent there is
+                late and not lost: it is sent again only after `CROWD_PATIENCE_S` more.
         """
         ...
 
@@ -184,6 +186,10 @@ class Dispatcher(Protocol):
 
     def send(self, hint: Hint) -> None:
         """Raises BrokerError when the hint could not be handed over."""
+        ...
+
+    def waiting(self, queue: str | None) -> int:
+        """Return how many messages wait in a queue, None for the default one; 0 when nobody can tell."""
         ...
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 MAX_BACKOFF_S = 600.0
 MAX_BACKOFF_DOUBLINGS = 10
+CROWD = 100
+CROWD_PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ import socket
 
 from pocoflow import wiring
 from pocoflow.engine import signals
-from pocoflow.engine.deliver import deliver, send
+from pocoflow.engine.deliver import crowded_queues, deliver, send
 from pocoflow.engine.faults import Deliver, FindFlow
 from pocoflow.engine.ports import Dispatcher, Ports
 from pocoflow.engine.records import Hint
@@ -27,6 +27,7 @@ class Worker:
 
     def __init__(self, registry: Registry, settings: Settings) -> None:
         self._settings = settings
+        self._queues = registry.queues
         self._find_flow: FindFlow = registry.find
         self._deliver: Deliver = deliver
         faults = wiring.faults(settings)
@@ -60,7 +61,7 @@ class Worker:
         """Send what was lost or has become due."""
         try:
             ports, dispatcher = self._connect()
-            hints = ports.ledger.sweep()
+            hints = ports.ledger.sweep(crowded=crowded_queues(dispatcher, (None, *self._queues)))
         except DatabaseError as exc:
             log_event(log, "sweep failed", level=ERROR, error=str(exc))
             return
