@@ -12,6 +12,7 @@ from pocoflow.errors import PocoFlowError
 
 _COMMANDS = {
     "config": ("pocoflow.cli.config", "Show every setting and its value, passwords masked."),
+    "db": ("pocoflow.cli.db", "Look after the database: check what it holds."),
     "dev": ("pocoflow.cli.dev", "Start a broker and workers on this machine, for development."),
 }
 

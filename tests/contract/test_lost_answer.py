@@ -28,7 +28,7 @@ from tests.contract.builders import (
     started,
 )
 from tests.contract.subjects import SqlSubject
-from tests.support.invariants import assert_sound
+from tests.support.soundness import assert_sound
 
 LoseAnswer = Callable[[str], None]
 

@@ -23,7 +23,7 @@ from pocoflow.errors import InvalidTransitionError
 from tests.contract.builders import BOOM, INPUT, WORKER, history, new_run, record
 from tests.contract.model import LIVE, Model
 from tests.contract.subjects import MemorySubject, Subject
-from tests.support.invariants import assert_sound
+from tests.support.soundness import assert_sound
 
 HOMES = st.sampled_from([None, None, "here", "there"])
 # All deadlines are multiples of ten seconds apart, so no sum of these comes near one.

@@ -20,7 +20,7 @@ from pocoflow.engine.timing import MAX_BACKOFF_S, Timing
 from pocoflow.errors import InvalidTransitionError, RunNotFoundError
 from tests.contract.builders import BOOM, LAST, at_once, new_run, record
 from tests.contract.subjects import SqlSubject
-from tests.support.invariants import assert_sound
+from tests.support.soundness import assert_sound
 
 WORKERS, ACTS = 4, 800
 RUNS_AT_A_TIME, ACTS_PER_RUNS = 6, 40
