@@ -27,29 +27,30 @@ from pocoflow.db.schema import runs
 from pocoflow.db.words import (
     CANCELLED,
     FAILED,
-    LIVE,
     NOW,
     PAUSED,
     QUEUED,
     RUNNING,
     STAMP,
+    WANTS_CANCEL,
+    WANTS_PAUSE,
     const,
     end_event,
     event,
     integer,
     log,
     one_of,
+    pause_event,
     r,
     seconds,
     text_,
 )
-from pocoflow.engine.records import INTERRUPTED, POISON
+from pocoflow.engine.records import INTERRUPTED, LIVE, POISON
 from pocoflow.engine.timing import MAX_BACKOFF_DOUBLINGS, MAX_BACKOFF_S
 from pocoflow.engine.wording import INTERRUPTED_TEXT, POISON_TEXT
 
 SWEEP_LIMIT = 500
 DOUBLINGS, LONGEST = const(MAX_BACKOFF_DOUBLINGS), const(MAX_BACKOFF_S)
-_cancel = r.want == const("cancel")
 
 
 def _filled(template: str, **columns: ColumnElement[Any]) -> Any:
@@ -79,10 +80,11 @@ def _at_home() -> ColumnElement[bool]:
 def wake(which: ColumnElement[bool]) -> Update:
     """What a sweep does to them: send again, take back, or end."""
     lost = r.status == RUNNING
-    cancelled = and_(lost, r.want.is_not(None))
+    cancelled, paused = and_(lost, WANTS_CANCEL), and_(lost, WANTS_PAUSE)
     orphaned = ~_at_home()
-    poison = and_(lost, r.crashes >= integer("p_max_crashes"))
-    stops = or_(cancelled, orphaned, poison)
+    interrupted = and_(orphaned, r.want.is_(None))
+    poison = and_(lost, ~orphaned, r.crashes >= integer("p_max_crashes"))
+    stops = or_(cancelled, orphaned, poison, paused)
     doublings = case((r.dispatches < DOUBLINGS, r.dispatches), else_=DOUBLINGS)
     backoff = seconds("p_grace_s") * const(1).bitwise_lshift(doublings)
     poison_msg = _filled(POISON_TEXT, crashes=r.crashes + const(1), step=r.step, node=r.node)
@@ -92,8 +94,8 @@ def wake(which: ColumnElement[bool]) -> Update:
         .values(
             status=case(
                 (cancelled, CANCELLED),
-                (orphaned, PAUSED),
                 (poison, FAILED),
+                (or_(orphaned, paused), PAUSED),
                 else_=QUEUED,
             ),
             want=null(),
@@ -105,17 +107,19 @@ def wake(which: ColumnElement[bool]) -> Update:
             dispatches=r.dispatches + const(1),
             error_type=case(
                 (cancelled, r.error_type),
-                (orphaned, const(INTERRUPTED)),
                 (poison, const(POISON)),
+                (interrupted, const(INTERRUPTED)),
+                (paused, null()),
                 else_=r.error_type,
             ),
             error_msg=case(
                 (cancelled, r.error_msg),
-                (orphaned, _filled(INTERRUPTED_TEXT, run_id=r.run_id)),
                 (poison, poison_msg),
+                (interrupted, _filled(INTERRUPTED_TEXT, run_id=r.run_id)),
+                (paused, null()),
                 else_=r.error_msg,
             ),
-            completed_at=case((and_(stops, or_(cancelled, ~orphaned)), STAMP)),
+            completed_at=case((or_(cancelled, poison), STAMP)),
         )
         .returning(r.run_id, r.step, r.status, r.queue, r.error_msg)
     )
@@ -127,8 +131,14 @@ def sweep_history(source: FromClause) -> Insert:
     step = {"node_name": s.node, "attempt": s.attempt, "worker": worker_of(s.owner)}
     lost = event(source, "step_lost", **step).where(s.was == RUNNING)
     poisoned = event(source, "node_error", **step, error_msg=s.error_msg).where(s.status == FAILED)
-    paused = event(source, "run_interrupted", error_msg=s.error_msg).where(s.status == PAUSED)
-    return log(lost, poisoned, paused, end_event(source))
+    return log(lost, poisoned, *_pauses(source), end_event(source))
+
+
+def _pauses(source: FromClause) -> tuple[Select[Any], Select[Any]]:
+    """A run that is paused without a reason was paused by its user."""
+    why = source.c.error_msg
+    interrupted = event(source, "run_interrupted", error_msg=why).where(source.c.status == PAUSED)
+    return interrupted.where(why.is_not(None)), pause_event(source).where(why.is_(None))
 
 
 def worker_of(owner: ColumnElement[str]) -> ColumnElement[str]:
@@ -142,19 +152,22 @@ def interrupt() -> Update:
         update(runs)
         .where(r.home == text_("p_home"), one_of(r.status, LIVE))
         .values(
-            status=case((_cancel, CANCELLED), else_=PAUSED),
+            status=case((WANTS_CANCEL, CANCELLED), else_=PAUSED),
             epoch=r.epoch + const(1),
             owner=null(),
             want=null(),
             wake_at=null(),
-            error_type=case((_cancel, r.error_type), else_=const(INTERRUPTED)),
-            error_msg=case((_cancel, r.error_msg), else_=_filled(INTERRUPTED_TEXT, run_id=r.run_id)),
-            completed_at=case((_cancel, STAMP)),
+            error_type=case((WANTS_CANCEL, r.error_type), (WANTS_PAUSE, null()), else_=const(INTERRUPTED)),
+            error_msg=case(
+                (WANTS_CANCEL, r.error_msg),
+                (WANTS_PAUSE, null()),
+                else_=_filled(INTERRUPTED_TEXT, run_id=r.run_id),
+            ),
+            completed_at=case((WANTS_CANCEL, STAMP)),
         )
         .returning(r.run_id, r.step.label("step"), r.status, r.error_msg)
     )
 
 
 def interrupt_history(source: FromClause) -> Sequence[Insert]:
-    paused = event(source, "run_interrupted", error_msg=source.c.error_msg)
-    return (log(paused.where(source.c.status == PAUSED), end_event(source)),)
+    return (log(*_pauses(source), end_event(source)),)

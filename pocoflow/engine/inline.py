@@ -5,7 +5,7 @@ from __future__ import annotations
 from pocoflow.engine.advance import advance
 from pocoflow.engine.graph import Definition
 from pocoflow.engine.ports import Ports
-from pocoflow.engine.records import Continue, Fenced, Finish, Position, Status
+from pocoflow.engine.records import Continue, Finish, Position, Status, Suspend
 from pocoflow.errors import RunCancelledError, RunInterruptedError
 from pocoflow.store import Store
 
@@ -17,7 +17,7 @@ def run_inline(position: Position, store: Store, *, flow: Definition, ports: Por
         Exception: What the failing node raised.
         MaxStepsError: The run took too many steps.
         RunCancelledError: Another thread or process cancelled it.
-        RunInterruptedError: Another process took the run over.
+        RunInterruptedError: Another thread or process paused it, or took it over.
     """
     try:
         outcome = advance(position, store, flow=flow, ports=ports, hold=True)
@@ -35,5 +35,14 @@ def run_inline(position: Position, store: Store, *, flow: Definition, ports: Por
         if outcome.error is not None:
             raise outcome.error
         return
-    reason = "was taken over by another process" if isinstance(outcome, Fenced) else "was paused"
-    raise RunInterruptedError(f"run {position.run_id!r} {reason}", position.run_id)
+    run_id = position.run_id
+    if isinstance(outcome, Suspend):
+        raise RunInterruptedError(
+            f"run {run_id!r} was paused: to go on, call run_background with run_id={run_id!r} and the same "
+            "input, and resume() of the handle that it returns",
+            run_id,
+        )
+    row = ports.ledger.get_run(run_id)
+    if row is not None and row["status"] == Status.CANCELLED:
+        raise RunCancelledError(f"run {run_id!r} was cancelled, its last step does not count", run_id)
+    raise RunInterruptedError(f"run {run_id!r} was taken over by another process", run_id)

@@ -17,7 +17,7 @@ from pocoflow.db.schema import checkpoints, events, metadata, runs
 from pocoflow.engine.memory import MemoryLedger
 from pocoflow.engine.ports import Ledger
 
-_MARKS = "('flow_start', 'run_resumed', 'run_interrupted', 'flow_end')"
+_MARKS = "('flow_start', 'run_resumed', 'run_paused', 'run_interrupted', 'flow_end')"
 _LAST_MARK = f"""
     select e.run_id, e.event, e.action from pf_events e
     where e.id = (select max(id) from pf_events where run_id = e.run_id and event in {_MARKS})
@@ -72,10 +72,11 @@ INVARIANTS: Mapping[str, str] = {
         select e.run_id from pf_events e join pf_events f on f.run_id = e.run_id and f.id > e.id
         where e.event = 'flow_end' and e.action in ('completed', 'cancelled')
     """,
-    "I4: the last start, resume, interrupt or end in history tells the status": f"""
+    "I4: the last start, resume, pause, interrupt or end in history tells the status": f"""
         select r.run_id from pf_runs r left join ({_LAST_MARK}) m on m.run_id = r.run_id
         where coalesce(m.event, 'none') <> case
                 when r.status in ('completed', 'failed', 'cancelled') then 'flow_end'
+                when r.status = 'paused' and r.error_type is null then 'run_paused'
                 when r.status = 'paused' then 'run_interrupted'
                 when m.event = 'run_resumed' then 'run_resumed'
                 else 'flow_start' end
