@@ -235,7 +235,9 @@ class EmbeddedWorker:
         self._standing_by.pop(run_id, None)
         if row is not None and row["status"] == Status.PAUSED:
             with suppress(InvalidTransitionError):  # somebody else was quicker
-                self.execute(ports.ledger.resume(run_id, home=self.home), definition, ports)
+                hint = ports.ledger.resume(run_id, home=self.home)
+                if hint is not None:
+                    self.execute(hint, definition, ports)
 
     def _ledgers(self) -> list[Ledger]:
         known = [*self._runs.values(), *self._standing_by.values()]

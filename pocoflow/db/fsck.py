@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 from pocoflow.db.connect import snapshot
 from pocoflow.db.schema import checkpoints, events, runs
 
-_MARKS = "('flow_start', 'run_resumed', 'run_interrupted', 'flow_end')"
+_MARKS = "('flow_start', 'run_resumed', 'run_paused', 'run_interrupted', 'flow_end')"
 _LAST_MARK = f"""
     select e.run_id, e.event, e.action from pf_events e
     join (select max(id) as id from pf_events where event in {_MARKS} group by run_id) l on l.id = e.id
@@ -91,6 +91,7 @@ INVARIANTS: Mapping[str, str] = {
         ) e
         where (event = 'flow_end' and action = 'failed' and following <> 'run_resumed')
             or (event = 'run_interrupted' and following not in ('run_resumed', 'flow_end'))
+            or (event = 'run_paused' and following not in ('run_resumed', 'flow_end'))
     """,
     "I4: each resume, and each claim that led to a checkpoint, has an epoch of its own": """
         select r.run_id from pf_runs r
@@ -100,10 +101,11 @@ INVARIANTS: Mapping[str, str] = {
             group by run_id) e on e.run_id = r.run_id
         where r.epoch < coalesce(c.claims, 0) + coalesce(e.resumes, 0)
     """,
-    "I4: the last start, resume, interrupt or end in history tells the status": f"""
+    "I4: the last start, resume, pause, interrupt or end in history tells the status": f"""
         select r.run_id from pf_runs r left join ({_LAST_MARK}) m on m.run_id = r.run_id
         where coalesce(m.event, 'none') <> case
                 when r.status in ('completed', 'failed', 'cancelled') then 'flow_end'
+                when r.status = 'paused' and r.error_type is null then 'run_paused'
                 when r.status = 'paused' then 'run_interrupted'
                 when m.event = 'run_resumed' then 'run_resumed'
                 else 'flow_start' end

@@ -20,9 +20,21 @@ from pocoflow.db.connect import engine_for, shown, translated, with_retry
 from pocoflow.db.queries import Queries
 from pocoflow.engine.owner import worker_of
 from pocoflow.engine.ports import EventRow, RunRow
-from pocoflow.engine.records import Claim, Failure, Hint, NewRun, Position, Started, Status, StepRecord
+from pocoflow.engine.records import (
+    LIVE,
+    SAME_HOME,
+    Claim,
+    Failure,
+    Hint,
+    NewRun,
+    Position,
+    Started,
+    Status,
+    StepRecord,
+    refusal,
+)
 from pocoflow.engine.timing import Timing
-from pocoflow.errors import InvalidTransitionError, RunNotFoundError
+from pocoflow.errors import RunNotFoundError
 from pocoflow.store import Store
 
 Params = dict[str, Any]
@@ -122,7 +134,9 @@ class SqlLedger(ABC):
         row, tried = self._try(lambda: self._change(verbs.FAIL, params), PATIENT_PAUSES_S)
         if row is None and tried:
             known = self._known(position.run_id)
-            mine = (known["epoch"], known["error_msg"]) == (position.epoch, failure.message)
+            # A pause leaves no error; but one that somebody else made has another epoch or step.
+            where = (known["status"], known["total_steps"]) == (Status.PAUSED, position.step)
+            mine = known["epoch"] == position.epoch and (known["error_msg"] == failure.message or where)
             return Status(known["status"]) if mine else None
         return None if row is None else Status(row.status)
 
@@ -140,22 +154,33 @@ class SqlLedger(ABC):
         rows = self._try(lambda: self._interrupt({"p_home": home}))[0]
         return [row.run_id for row in rows]
 
-    def cancel(self, run_id: str) -> Status:
-        row, _ = self._try(lambda: self._change(verbs.CANCEL, {"p_run": run_id}))
+    def cancel(self, run_id: str, *, force: bool = False) -> Status:
+        change = verbs.CANCEL_AT_ONCE if force else verbs.CANCEL
+        row, _ = self._try(lambda: self._change(change, {"p_run": run_id}))
         return Status(row.status) if row is not None else Status(self._known(run_id)["status"])
 
-    def resume(self, run_id: str, *, home: str | None) -> Hint:
-        params = {"p_run": run_id, "p_home": home, "p_wait_s": self._timing.grace_s}
+    def pause(self, run_id: str) -> Status:
+        row, _ = self._try(lambda: self._change(verbs.PAUSE, {"p_run": run_id}))
+        status = Status(row.status) if row is not None else Status(self._known(run_id)["status"])
+        if status.ended:
+            raise refusal(run_id, status, "paused")
+        return status
+
+    def resume(self, run_id: str, *, home: str | None) -> Hint | None:
+        params = {
+            "p_run": run_id,
+            "p_home": home,
+            "p_wait_s": 0.0 if home == SAME_HOME else self._timing.grace_s,
+        }
         row, tried = self._try(lambda: self._change(verbs.RESUME, params))
-        if row is None:
-            known = self._known(run_id)
-            status = known["status"]
-            if tried and (status, known["home"]) == (Status.QUEUED, home):
-                return Hint(run_id, known["total_steps"], known["queue"])
-            raise InvalidTransitionError(
-                f"run {run_id!r} is {status}: only a paused or failed run can be resumed", run_id
-            )
-        return Hint(row.run_id, row.step, row.queue)
+        if row is not None:
+            return Hint(row.run_id, row.step, row.queue) if row.status == Status.QUEUED else None
+        known = self._known(run_id)
+        status = Status(known["status"])
+        if not tried or status not in LIVE or known["want"] is not None:
+            raise refusal(run_id, status, "resumed")
+        # The first try has gone through, or somebody else resumed it meanwhile, which is as good.
+        return Hint(run_id, known["total_steps"], known["queue"]) if status is Status.QUEUED else None
 
     def sweep(self, *, home: str | None = None, crowded: Collection[str | None] = ()) -> list[Hint]:
         params = {

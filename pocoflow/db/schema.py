@@ -44,7 +44,7 @@ runs = Table(
     Column("flow_name", Text, nullable=False),
     Column("flow_hash", Text),
     Column("status", Text, CheckConstraint(f"status in ({_STATUSES})"), nullable=False),
-    Column("want", Text, CheckConstraint("want in ('cancel')")),
+    Column("want", Text, CheckConstraint("want in ('pause', 'cancel')")),
     Column("total_steps", Integer, key="step", nullable=False, default=0),
     Column("current_node", Text, key="node"),
     Column("queue", Text),

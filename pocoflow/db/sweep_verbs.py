@@ -30,30 +30,31 @@ from pocoflow.db.schema import runs
 from pocoflow.db.words import (
     CANCELLED,
     FAILED,
-    LIVE,
     NOW,
     PAUSED,
     QUEUED,
     RUNNING,
     STAMP,
+    WANTS_CANCEL,
+    WANTS_PAUSE,
     const,
     end_event,
     event,
     integer,
     log,
     one_of,
+    pause_event,
     r,
     seconds,
     text_,
     wake_by,
 )
-from pocoflow.engine.records import INTERRUPTED, OVERDUE, POISON
+from pocoflow.engine.records import INTERRUPTED, LIVE, OVERDUE, POISON
 from pocoflow.engine.timing import CROWD_PATIENCE_S, MAX_BACKOFF_DOUBLINGS, MAX_BACKOFF_S
 from pocoflow.engine.wording import INTERRUPTED_TEXT, OVERDUE_TEXT, POISON_TEXT
 
 SWEEP_LIMIT = 500
 DOUBLINGS, LONGEST = const(MAX_BACKOFF_DOUBLINGS), const(MAX_BACKOFF_S)
-_cancel = r.want == const("cancel")
 
 
 def _filled(template: str, **columns: ColumnElement[Any]) -> Any:
@@ -85,12 +86,13 @@ def _at_home() -> ColumnElement[bool]:
 
 def wake(which: ColumnElement[bool]) -> Update:
     """What a sweep does to them: send again, take back, or end."""
-    overdue = func.coalesce(r.deadline_at <= NOW, false())
-    cancelled = and_(r.status == RUNNING, r.want.is_not(None))
-    lost = and_(r.status == RUNNING, ~overdue)
+    running, overdue = r.status == RUNNING, func.coalesce(r.deadline_at <= NOW, false())
+    cancelled, paused = and_(running, WANTS_CANCEL), and_(running, WANTS_PAUSE)
+    lost = and_(running, ~overdue)
     orphaned = ~_at_home()
-    poison = and_(lost, r.crashes >= integer("p_max_crashes"))
-    stops = or_(cancelled, overdue, orphaned, poison)
+    interrupted = and_(orphaned, r.want.is_(None))
+    poison = and_(lost, ~orphaned, r.crashes >= integer("p_max_crashes"))
+    stops = or_(cancelled, overdue, orphaned, poison, paused)
     doublings = case((r.dispatches < DOUBLINGS, r.dispatches), else_=DOUBLINGS)
     backoff = seconds("p_grace_s") * const(1).bitwise_lshift(doublings)
     pause = case((backoff < LONGEST, backoff), else_=LONGEST)
@@ -102,8 +104,8 @@ def wake(which: ColumnElement[bool]) -> Update:
             status=case(
                 (cancelled, CANCELLED),
                 (overdue, FAILED),
-                (orphaned, PAUSED),
                 (poison, FAILED),
+                (or_(orphaned, paused), PAUSED),
                 else_=QUEUED,
             ),
             want=null(),
@@ -116,18 +118,20 @@ def wake(which: ColumnElement[bool]) -> Update:
             error_type=case(
                 (cancelled, r.error_type),
                 (overdue, const(OVERDUE)),
-                (orphaned, const(INTERRUPTED)),
                 (poison, const(POISON)),
+                (interrupted, const(INTERRUPTED)),
+                (paused, null()),
                 else_=r.error_type,
             ),
             error_msg=case(
                 (cancelled, r.error_msg),
                 (overdue, const(OVERDUE_TEXT)),
-                (orphaned, _filled(INTERRUPTED_TEXT, run_id=r.run_id)),
                 (poison, poison_msg),
+                (interrupted, _filled(INTERRUPTED_TEXT, run_id=r.run_id)),
+                (paused, null()),
                 else_=r.error_msg,
             ),
-            completed_at=case((and_(stops, or_(cancelled, overdue, ~orphaned)), STAMP)),
+            completed_at=case((or_(cancelled, overdue, poison), STAMP)),
         )
         .returning(r.run_id, r.step, r.status, r.queue, r.error_type, r.error_msg)
     )
@@ -140,8 +144,14 @@ def sweep_history(source: FromClause) -> Insert:
     overdue = s.error_type == const(OVERDUE)
     lost = event(source, "step_lost", **step).where(s.was == RUNNING, func.coalesce(~overdue, true()))
     poisoned = event(source, "node_error", **step, error_msg=s.error_msg).where(s.status == FAILED)
-    paused = event(source, "run_interrupted", error_msg=s.error_msg).where(s.status == PAUSED)
-    return log(lost, poisoned, paused, end_event(source))
+    return log(lost, poisoned, *_pauses(source), end_event(source))
+
+
+def _pauses(source: FromClause) -> tuple[Select[Any], Select[Any]]:
+    """A run that is paused without a reason was paused by its user."""
+    why = source.c.error_msg
+    interrupted = event(source, "run_interrupted", error_msg=why).where(source.c.status == PAUSED)
+    return interrupted.where(why.is_not(None)), pause_event(source).where(why.is_(None))
 
 
 def worker_of(owner: ColumnElement[str]) -> ColumnElement[str]:
@@ -155,19 +165,22 @@ def interrupt() -> Update:
         update(runs)
         .where(r.home == text_("p_home"), one_of(r.status, LIVE))
         .values(
-            status=case((_cancel, CANCELLED), else_=PAUSED),
+            status=case((WANTS_CANCEL, CANCELLED), else_=PAUSED),
             epoch=r.epoch + const(1),
             owner=null(),
             want=null(),
             wake_at=null(),
-            error_type=case((_cancel, r.error_type), else_=const(INTERRUPTED)),
-            error_msg=case((_cancel, r.error_msg), else_=_filled(INTERRUPTED_TEXT, run_id=r.run_id)),
-            completed_at=case((_cancel, STAMP)),
+            error_type=case((WANTS_CANCEL, r.error_type), (WANTS_PAUSE, null()), else_=const(INTERRUPTED)),
+            error_msg=case(
+                (WANTS_CANCEL, r.error_msg),
+                (WANTS_PAUSE, null()),
+                else_=_filled(INTERRUPTED_TEXT, run_id=r.run_id),
+            ),
+            completed_at=case((WANTS_CANCEL, STAMP)),
         )
         .returning(r.run_id, r.step.label("step"), r.status, r.error_msg)
     )
 
 
 def interrupt_history(source: FromClause) -> Sequence[Insert]:
-    paused = event(source, "run_interrupted", error_msg=source.c.error_msg)
-    return (log(paused.where(source.c.status == PAUSED), end_event(source)),)
+    return (log(*_pauses(source), end_event(source)),)

@@ -128,7 +128,8 @@ def _run_streak(position: Position, store: Store, *, flow: Definition, ports: Po
 
 def _cancel_recorded(position: Position, ports: Ports) -> bool:
     """The flag alone decides nothing: anybody can write to Redis."""
-    return ports.ledger.heartbeat([position]).get(position.run_id) == "cancel"
+    # A step that is no longer held was cancelled by force, most likely: giving it back does no harm.
+    return ports.ledger.heartbeat([position]).get(position.run_id, "cancel") == "cancel"
 
 
 def _give_back_unknown(

@@ -14,7 +14,7 @@ from pocoflow.store import Store
 class Untracked:
     """The ledger of an inline run without a database: keeps nothing, so there is nothing to read.
 
-    The run is held by its caller from start to end, so nobody can take it over or cancel it.
+    The run is held by its caller from start to end, so nobody can take it over or steer it.
     """
 
     def encode(self, store: Store) -> str:
@@ -43,11 +43,14 @@ class Untracked:
     def interrupt(self, home: str) -> list[str]:
         return []
 
-    def cancel(self, run_id: str) -> Status:
-        raise RunNotFoundError(f"no run {run_id!r}: this ledger keeps none", run_id)
+    def cancel(self, run_id: str, *, force: bool = False) -> Status:
+        raise _keeps_none(run_id)
 
-    def resume(self, run_id: str, *, home: str | None) -> Hint:
-        raise RunNotFoundError(f"no run {run_id!r}: this ledger keeps none", run_id)
+    def pause(self, run_id: str) -> Status:
+        raise _keeps_none(run_id)
+
+    def resume(self, run_id: str, *, home: str | None) -> Hint | None:
+        raise _keeps_none(run_id)
 
     def sweep(self, *, home: str | None = None, crowded: Collection[str | None] = ()) -> list[Hint]:
         return []
@@ -60,6 +63,10 @@ class Untracked:
 
     def get_state(self, run_id: str) -> str | None:
         return None
+
+
+def _keeps_none(run_id: str) -> RunNotFoundError:
+    return RunNotFoundError(f"no run {run_id!r}: this ledger keeps none", run_id)
 
 
 class LocalFlags:

@@ -90,7 +90,10 @@ class Ledger(Protocol):
         ...
 
     def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:
-        """Extend leases. Returns, by run_id of those still held, what was asked of the run ("cancel")."""
+        """Extend leases. Returns, by run_id of those still held, what was asked of the run.
+
+        That is "cancel" or "pause"; the latter takes effect by itself when the step is given back.
+        """
         ...
 
     def commit(self, position: Position, record: StepRecord) -> Status | None:
@@ -111,20 +114,43 @@ class Ledger(Protocol):
         """Pause all runs that live in this home, which is about to go; returns their ids."""
         ...
 
-    def cancel(self, run_id: str) -> Status:
+    def cancel(self, run_id: str, *, force: bool = False) -> Status:
         """Cancel a waiting run, or ask the owner of a running one to; returns the status now.
+
+        Args:
+            force: Cancel a running run at once too; what its owner makes of the step does not count.
 
         Raises:
             RunNotFoundError: There is no such run.
         """
         ...
 
-    def resume(self, run_id: str, *, home: str | None) -> Hint:
-        """Queue a paused or failed run again, for any worker or for one home.
+    def pause(self, run_id: str) -> Status:
+        """Pause a waiting run, or a running one as soon as its step allows; returns the status now.
+
+        That is when the step is committed, has failed with a try left, is given back or loses its lease. A
+        step that ends the run ends it all the same, and so does a cancel that was asked for.
 
         Raises:
             RunNotFoundError: There is no such run.
-            InvalidTransitionError: It is neither paused nor failed.
+            InvalidTransitionError: It has ended.
+        """
+        ...
+
+    def resume(self, run_id: str, *, home: str | None) -> Hint | None:
+        """Queue a paused or failed run again, with all its tries; let one go on that is to be paused.
+
+        Args:
+            home: Where it lives from now on; None is any worker. SAME_HOME leaves it where it is, to be
+                found by the sweep there; otherwise the caller sends the hint. Only a run that is queued
+                again moves.
+
+        Returns:
+            What to dispatch; None when it is running, and was only to be paused.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+            InvalidTransitionError: It is neither paused nor failed, nor to be paused.
         """
         ...
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pocoflow.errors import InvalidTransitionError
+
 
 class Status(StrEnum):
     """Where a run stands; `TRANSITIONS` says what may follow what."""
@@ -31,9 +33,38 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     Status.COMPLETED: frozenset(),
     Status.CANCELLED: frozenset(),
 }
+
+
+def before(status: Status) -> frozenset[Status]:
+    """Return the statuses that this one may follow."""
+    return frozenset(known for known, allowed in TRANSITIONS.items() if status in allowed)
+
+
+# What can be paused goes on by itself; what can be queued and does not is resumed.
+LIVE = before(Status.PAUSED)
+STOPPED = before(Status.QUEUED) - LIVE
+_WAY_OUT: Mapping[Status, str] = {
+    Status.QUEUED: "it goes on by itself",
+    Status.RUNNING: "it goes on by itself",
+    Status.PAUSED: "resume it to let it go on",
+    Status.FAILED: "it has ended, resume it to go on at the step that failed",
+    Status.COMPLETED: "it has ended, start a run with another run_id",
+    Status.CANCELLED: "it has ended, start a run with another run_id",
+}
+
+
+def refusal(run_id: str, status: Status, asked: str) -> InvalidTransitionError:
+    """Return the error for a run that stands where it cannot be `asked` ("paused", "resumed")."""
+    return InvalidTransitionError(
+        f"run {run_id!r} is {status} and cannot be {asked}: {_WAY_OUT[status]}", run_id
+    )
+
+
 INTERRUPTED = "RunInterruptedError"
 POISON = "PoisonStepError"
 OVERDUE = "RunTimeoutError"
+# Not a home: the run stays in the one that it has.
+SAME_HOME = "same"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

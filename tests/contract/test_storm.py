@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Ledger
-from pocoflow.engine.records import Position, Status
+from pocoflow.engine.records import SAME_HOME, Position, Status
 from pocoflow.engine.timing import MAX_BACKOFF_S, Timing
 from pocoflow.errors import InvalidTransitionError, RunNotFoundError
 from tests.contract.builders import BOOM, LAST, at_once, new_run, record
@@ -35,7 +35,8 @@ VERBS = {
     "release": 2,
     "beat": 3,
     "cancel": 1,
-    "resume": 3,
+    "pause": 3,
+    "resume": 6,
     "interrupt": 1,
     "sweep": 4,
 }
@@ -95,11 +96,15 @@ class Actor:
 
     def cancel(self) -> None:
         with suppress(RunNotFoundError):
-            self.ledger.cancel(self.any_run())
+            self.ledger.cancel(self.any_run(), force=self.random.random() < 0.5)
+
+    def pause(self) -> None:
+        with suppress(RunNotFoundError, InvalidTransitionError):
+            self.ledger.pause(self.any_run())
 
     def resume(self) -> None:
         with suppress(RunNotFoundError, InvalidTransitionError):
-            self.ledger.resume(self.any_run(), home=self.random.choice(HOMES))
+            self.ledger.resume(self.any_run(), home=self.random.choice([*HOMES, SAME_HOME]))
 
     def interrupt(self) -> None:
         self.ledger.interrupt(self.random.choice(HOMES[2:]))
