@@ -135,8 +135,8 @@ class FaultyLedger:
         self.faults.strike("before_commit", place, DatabaseError)
         status = self._ledger.commit(position, *args, **kwargs)
         if status is not None:
-            self.faults.committed.place = place
             self.faults.strike("after_commit_before_ack", place, DatabaseError)
+            self.faults.committed.place = place
         return status
 
     def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:

@@ -24,7 +24,7 @@ from pocoflow.engine.local import LocalFlags
 from pocoflow.engine.ports import Ledger, Ports
 from pocoflow.engine.records import Hint, Outcome
 from pocoflow.errors import BrokerError, DatabaseError
-from tests.contract.builders import INPUT, RUN, facts, new_run, take
+from tests.contract.builders import INPUT, RUN, facts, new_run, record, take
 from tests.contract.subjects import PassTime, Subject, near
 from tests.support.wait import process_state, wait_until
 
@@ -230,6 +230,16 @@ def test_a_hint_that_follows_no_commit_of_this_process_passes(world: World) -> N
     send(Hint(RUN, 0), faults.dispatcher(world.recorder))
 
     assert world.recorder.sent == [Hint(RUN, 0)]
+
+
+def test_a_hint_that_a_sweep_sends_after_a_lost_commit_passes(world: World) -> None:
+    faults = Faults("after_commit_before_ack=raise, after_commit_before_publish=drop", None, CLOCK)
+    with pytest.raises(DatabaseError):
+        faults.ledger(world.ledger).commit(take(world.ledger), record())
+
+    send(Hint(RUN, 1), faults.dispatcher(world.recorder))
+
+    assert world.recorder.sent == [Hint(RUN, 1)]
 
 
 def test_a_dropped_delivery_does_nothing_and_a_doubled_one_is_executed_once(world: World) -> None:
