@@ -29,6 +29,7 @@ from pocoflow.db.words import (
     FAILED,
     LIVE,
     NOW,
+    P_RUN,
     PAUSED,
     QUEUED,
     RUNNING,
@@ -44,7 +45,7 @@ from pocoflow.db.words import (
     text_,
 )
 from pocoflow.engine.records import INTERRUPTED, POISON
-from pocoflow.engine.timing import MAX_BACKOFF_DOUBLINGS, MAX_BACKOFF_S
+from pocoflow.engine.timing import MAX_BACKOFF_DOUBLINGS, MAX_BACKOFF_S, OVERDUE_S
 from pocoflow.engine.wording import INTERRUPTED_TEXT, POISON_TEXT
 
 SWEEP_LIMIT = 500
@@ -134,6 +135,17 @@ def sweep_history(source: FromClause) -> Insert:
 def worker_of(owner: ColumnElement[str]) -> ColumnElement[str]:
     """The process that an owner token names: all but the last 33 characters, ":" and 32 hex digits."""
     return func.substr(owner, 1, func.length(owner) - 33)
+
+
+def expire() -> Update:
+    """End a lease that this very process holds."""
+    held = and_(r.run_id == P_RUN, r.step >= integer("p_step"), r.status == RUNNING)
+    return (
+        update(runs)
+        .where(held, worker_of(r.owner) == text_("p_worker"))
+        .values(wake_at=NOW - const(OVERDUE_S))
+        .returning(r.run_id)
+    )
 
 
 def interrupt() -> Update:

@@ -38,6 +38,7 @@ VERBS = {
     "resume": 3,
     "interrupt": 1,
     "sweep": 4,
+    "expire": 1,
 }
 
 
@@ -106,6 +107,9 @@ class Actor:
 
     def sweep(self) -> None:
         self.ledger.sweep(home=self.random.choice(HOMES))
+
+    def expire(self) -> None:
+        self.ledger.expire(self.any_run(), 0, worker="host:1")
 
     def any_run(self) -> str:
         """One of a few runs that all meet at; now and then they turn to new ones, since runs end."""
