@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Callable
 
 from pocoflow import codec
@@ -82,10 +83,10 @@ def _move(
         return advance(position, store, flow=flow, ports=ports, hold=False)
     except UnknownFlowError as unknown:
         return _give_back_unknown(position, unknown, ports=ports, unroutable_s=unroutable_s)
-    except StoreSerializationError as unreadable:
-        return fail(position, unreadable, ports=ports)
+    except (StoreSerializationError, MemoryError) as unfit:
+        return fail(position, unfit, ports=ports)
     except (SystemExit, KeyboardInterrupt) as stop:
-        if isinstance(stop, SystemExit) and not _is_shutdown(stop):
+        if not _is_shutdown(stop):
             return fail(position, stop, ports=ports)
         # The worker is being stopped: the step goes on elsewhere, and this try does not count.
         outcome = give_back(position, ports=ports)
@@ -94,8 +95,13 @@ def _move(
         raise
 
 
-def _is_shutdown(stop: SystemExit) -> bool:
-    """Celery's children leave with 256 below the number of a signal; else it is a node's own sys.exit()."""
+def _is_shutdown(stop: SystemExit | KeyboardInterrupt) -> bool:
+    """Whether this process was told to end; else the node raised it by itself.
+
+    Celery's children leave with 256 below the number of a signal, and nobody's Ctrl-C reaches them.
+    """
+    if isinstance(stop, KeyboardInterrupt):
+        return signal.getsignal(signal.SIGINT) is signal.default_int_handler
     return isinstance(stop.code, int) and -256 < stop.code < -190
 
 
