@@ -16,6 +16,7 @@ from sqlalchemy.engine import URL
 
 from pocoflow import codec
 from pocoflow.db import step_verbs as verbs
+from pocoflow.db import sweep_verbs
 from pocoflow.db.connect import engine_for, shown, translated, with_retry
 from pocoflow.db.queries import Queries
 from pocoflow.engine.owner import worker_of
@@ -192,6 +193,11 @@ class SqlLedger(ABC):
         }
         rows = self._try(lambda: self._sweep(params))[0]
         return [Hint(row.run_id, row.step, row.queue) for row in rows if row.status == Status.QUEUED]
+
+    def expire(self, run_id: str, step: int, *, worker: str) -> bool:
+        params = {"p_run": run_id, "p_step": step, "p_worker": worker}
+        rows = self._try(lambda: self._all(sweep_verbs.expire(), params))[0]
+        return len(rows) > 0
 
     def get_run(self, run_id: str) -> RunRow | None:
         return self._try(lambda: self._queries.get_run(run_id))[0]

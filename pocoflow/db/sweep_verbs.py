@@ -31,6 +31,7 @@ from pocoflow.db.words import (
     CANCELLED,
     FAILED,
     NOW,
+    P_RUN,
     PAUSED,
     QUEUED,
     RUNNING,
@@ -50,7 +51,7 @@ from pocoflow.db.words import (
     wake_by,
 )
 from pocoflow.engine.records import INTERRUPTED, LIVE, OVERDUE, POISON
-from pocoflow.engine.timing import CROWD_PATIENCE_S, MAX_BACKOFF_DOUBLINGS, MAX_BACKOFF_S
+from pocoflow.engine.timing import CROWD_PATIENCE_S, MAX_BACKOFF_DOUBLINGS, MAX_BACKOFF_S, OVERDUE_S
 from pocoflow.engine.wording import INTERRUPTED_TEXT, OVERDUE_TEXT, POISON_TEXT
 
 SWEEP_LIMIT = 500
@@ -157,6 +158,17 @@ def _pauses(source: FromClause) -> tuple[Select[Any], Select[Any]]:
 def worker_of(owner: ColumnElement[str]) -> ColumnElement[str]:
     """The process that an owner token names: all but the last 33 characters, ":" and 32 hex digits."""
     return func.substr(owner, 1, func.length(owner) - 33)
+
+
+def expire() -> Update:
+    """End a lease that this very process holds."""
+    held = and_(r.run_id == P_RUN, r.step >= integer("p_step"), r.status == RUNNING)
+    return (
+        update(runs)
+        .where(held, worker_of(r.owner) == text_("p_worker"))
+        .values(wake_at=NOW - const(OVERDUE_S))
+        .returning(r.run_id)
+    )
 
 
 def interrupt() -> Update:

@@ -100,13 +100,12 @@ def _move(
         return _run_streak(position, store, flow=flow, ports=ports)
     except UnknownFlowError as unknown:
         return _give_back_unknown(position, unknown, ports=ports, unroutable_s=unroutable_s)
-    except StoreSerializationError as unreadable:
-        return fail(position, unreadable, ports=ports)
-    except BaseException as stop:
-        if signals.is_stop(stop):
-            # The worker is being stopped: the step goes on elsewhere, and this try does not count.
-            with signals.held():
-                _act_on(give_back(position, ports=ports), ports=ports, dispatcher=dispatcher)
+    except (StoreSerializationError, MemoryError) as unfit:
+        return fail(position, unfit, ports=ports)
+    except (SystemExit, KeyboardInterrupt):
+        # The worker is being stopped: the step goes on elsewhere, and this try does not count.
+        with signals.held():
+            _act_on(give_back(position, ports=ports), ports=ports, dispatcher=dispatcher)
         raise
 
 

@@ -55,6 +55,9 @@ class Untracked:
     def sweep(self, *, home: str | None = None, crowded: Collection[str | None] = ()) -> list[Hint]:
         return []
 
+    def expire(self, run_id: str, step: int, *, worker: str) -> bool:
+        return False
+
     def get_run(self, run_id: str) -> RunRow | None:
         return None
 

@@ -30,7 +30,7 @@ from pocoflow.engine.records import (
     before,
     refusal,
 )
-from pocoflow.engine.timing import CROWD_PATIENCE_S, Timing
+from pocoflow.engine.timing import CROWD_PATIENCE_S, OVERDUE_S, Timing
 from pocoflow.engine.wording import INTERRUPTED_TEXT, OVERDUE_TEXT, POISON_TEXT
 from pocoflow.errors import RunNotFoundError
 from pocoflow.store import Store
@@ -216,6 +216,16 @@ class MemoryLedger:
                 if row.status is Status.QUEUED:
                     hints.append(Hint(row.new.run_id, row.step, row.queue))
             return hints
+
+    def expire(self, run_id: str, step: int, *, worker: str) -> bool:
+        with self._lock:
+            row = self._runs.get(run_id)
+            if row is None or row.status is not Status.RUNNING or row.step < step:
+                return False
+            if worker_of(row.owner or "") != worker:
+                return False
+            row.wake_at = self._clock.now() - OVERDUE_S
+            return True
 
     def get_run(self, run_id: str) -> RunRow | None:
         with self._lock:

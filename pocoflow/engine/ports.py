@@ -166,6 +166,21 @@ class Ledger(Protocol):
         """
         ...
 
+    def expire(self, run_id: str, step: int, *, worker: str) -> bool:
+        """End the lease on this step, or a later one, of a process that has died, for the next sweep.
+
+        Safe to repeat.
+
+        Args:
+            run_id: The run that the process was busy with.
+            step: The step that it was asked to do; it may have gone on from there.
+            worker: Name of the process, as it was given to `deliver`.
+
+        Returns:
+            Whether that process held it; if not, nothing is changed.
+        """
+        ...
+
     def get_run(self, run_id: str) -> RunRow | None:
         """Return the run, or None."""
         ...

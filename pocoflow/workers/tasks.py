@@ -1,4 +1,4 @@
-"""What the two Celery tasks do."""
+"""What the three Celery tasks do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pocoflow.engine.faults import Deliver, FindFlow
 from pocoflow.engine.ports import Dispatcher, Ports
 from pocoflow.engine.records import Hint
 from pocoflow.errors import DatabaseError
-from pocoflow.logging import ERROR, get_logger, log_event
+from pocoflow.logging import ERROR, WARNING, get_logger, log_event
 from pocoflow.registry import Registry
 from pocoflow.settings import Settings
 from pocoflow.workers.enforce import enforcer_for_this_process
@@ -20,6 +20,11 @@ from pocoflow.workers.enforce import enforcer_for_this_process
 log = get_logger("runner")
 
 HOST = socket.gethostname()
+
+
+def worker_name(pid: int) -> str:
+    """Return what a process of this host is called in owner tokens and in the event log."""
+    return f"{HOST}:{pid}"
 
 
 class Worker:
@@ -45,7 +50,7 @@ class Worker:
                 find_flow=self._find_flow,
                 ports=ports,
                 dispatcher=dispatcher,
-                worker=f"{HOST}:{os.getpid()}",
+                worker=worker_name(os.getpid()),
                 unroutable_s=self._settings.unroutable_s,
             )
         except DatabaseError as exc:
@@ -67,6 +72,25 @@ class Worker:
             return
         for hint in hints:
             send(hint, dispatcher)
+
+    def expire(self, hint: Hint, worker: str) -> None:
+        """Take back a step from a process that has died."""
+        try:
+            ports, _ = self._connect()
+            held = ports.ledger.expire(hint.run_id, hint.step, worker=worker)
+        except DatabaseError as exc:
+            log_event(log, "death of a process not noted", level=ERROR, worker=worker, error=str(exc))
+            return
+        if held:
+            log_event(
+                log,
+                "process died in mid-step",
+                level=WARNING,
+                run_id=hint.run_id,
+                step=hint.step,
+                worker=worker,
+            )
+            self.sweep()
 
     def _connect(self) -> tuple[Ports, Dispatcher]:
         """The parts of this process; raises DatabaseError."""

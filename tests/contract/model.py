@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from pocoflow.engine.owner import worker_of
 from pocoflow.engine.records import INTERRUPTED, POISON, SAME_HOME, Position, Status
+from pocoflow.engine.timing import OVERDUE_S
 from tests.contract.subjects import TIMING
 
 LIVE = (Status.QUEUED, Status.RUNNING)
@@ -174,6 +176,13 @@ class Model:
         for _, run in due:
             self._wake(run, home)
         return [(run_id, run.step) for run_id, run in due if run.status is Status.QUEUED]
+
+    def expire(self, run_id: str, step: int, worker: str) -> bool:
+        run = self.runs[run_id]
+        if run.status is not Status.RUNNING or run.step < step or worker_of(run.owner or "") != worker:
+            return False
+        run.wake = self.now - OVERDUE_S
+        return True
 
     def _is_due(self, run: ModelRun, home: str | None) -> bool:
         if run.wake is None or (run.home is None and home is not None):

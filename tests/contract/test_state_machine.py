@@ -182,6 +182,18 @@ class LedgerMachine(RuleBasedStateMachine):
         self.time_passes(PAST_LEASE_S)
         self.sweep(self.model.runs[run_id].home)
 
+    @when(lambda model: model.runs)
+    @rule(
+        data=st.data(),
+        ahead=st.sampled_from([-1, 0, 0, 1]),
+        worker=st.sampled_from([WORKER, WORKER, "host:2"]),
+    )
+    def expire(self, data: st.DataObject, ahead: int, worker: str) -> None:
+        run_id = self._draw(data, self.model.running() or self.model.runs)
+        step = self.model.runs[run_id].step + ahead
+        expected = self.model.expire(run_id, step, worker)
+        assert self.ledger.expire(run_id, step, worker=worker) is expected
+
     @when(lambda model: model.live())
     @rule(seconds=LEAPS)
     def time_passes(self, seconds: float) -> None:

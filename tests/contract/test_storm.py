@@ -39,6 +39,7 @@ VERBS = {
     "resume": 6,
     "interrupt": 1,
     "sweep": 4,
+    "expire": 1,
 }
 
 
@@ -111,6 +112,9 @@ class Actor:
 
     def sweep(self) -> None:
         self.ledger.sweep(home=self.random.choice(HOMES))
+
+    def expire(self) -> None:
+        self.ledger.expire(self.any_run(), 0, worker="host:1")
 
     def any_run(self) -> str:
         """One of a few runs that all meet at; now and then they turn to new ones, since runs end."""
