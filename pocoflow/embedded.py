@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import islice
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -29,7 +30,7 @@ from pocoflow.engine.deliver import crowded_queues, deliver
 from pocoflow.engine.faults import Deliver, Faults
 from pocoflow.engine.graph import Definition
 from pocoflow.engine.ports import Ledger, Ports, is_settled
-from pocoflow.engine.records import Fenced, Finish, Hint, Outcome, Status
+from pocoflow.engine.records import Continue, Finish, Hint, Outcome, Status
 from pocoflow.errors import BrokerError, DatabaseError, InvalidTransitionError
 from pocoflow.logging import ERROR, get_logger, log_event
 from pocoflow.settings import Settings
@@ -38,6 +39,7 @@ log = get_logger("runner")
 
 SCHEME = "pocoflow-memory"
 START_TIMEOUT_S = 10.0
+LOOKS_PER_SWEEP = 50
 
 
 class Bell:
@@ -151,6 +153,9 @@ class EmbeddedWorker:
         self._name = name
         self._settings = settings
         self._runs: dict[str, tuple[Definition, Ports]] = {}
+        # Those of them for which no hint is on its way, in the order in which to look at them.
+        self._idle: dict[str, None] = {}
+        self._lock = threading.Lock()
         self._standing_by: dict[str, tuple[Definition, Ports]] = {}
         private = settings.model_copy(update={"queue": f"embedded-{uuid4().hex}"})
         self._app = make_app(private, f"{SCHEME}://localhost")
@@ -165,7 +170,12 @@ class EmbeddedWorker:
 
     def execute(self, hint: Hint, definition: Definition, ports: Ports) -> None:
         """Take a run on, from this step."""
-        self._runs[hint.run_id] = (definition, ports)
+        with self._lock:
+            self._runs[hint.run_id] = (definition, ports)
+        self._dispatcher.send(hint)
+
+    def remind(self, hint: Hint) -> None:
+        """Go on at once with a run of this process that waits to be found by its sweep."""
         self._dispatcher.send(hint)
 
     def stand_by(self, run_id: str, definition: Definition, ports: Ports) -> None:
@@ -186,19 +196,19 @@ class EmbeddedWorker:
         known = self._runs.get(hint.run_id)
         if known is None:
             return
-        definition, ports = known
+        self._idle.pop(hint.run_id, None)
+        outcome = None
         try:
-            outcome = self._deliver(hint, definition, ports)
+            outcome = self._deliver(hint, *known)
         except DatabaseError as exc:
             # Nothing is lost: a sweep brings the run up again.
             log_event(
                 log, "step not executed", level=ERROR, run_id=hint.run_id, step=hint.step, error=str(exc)
             )
-            return
-        # Not on Fenced alone: another thread here may have taken the step over and still need the entry.
-        doubtful = outcome is None or isinstance(outcome, Fenced)
-        if isinstance(outcome, Finish) or (doubtful and _ended(hint.run_id, ports.ledger)):
-            self._runs.pop(hint.run_id, None)
+        if isinstance(outcome, Finish):
+            self._forget(hint.run_id, known)
+        elif not isinstance(outcome, Continue):
+            self._idle[hint.run_id] = None
 
     def _deliver(self, hint: Hint, definition: Definition, ports: Ports) -> Outcome | None:
         return self._deliver_hint(
@@ -226,6 +236,25 @@ class EmbeddedWorker:
                 self._dispatcher.send(hint)
         for run_id, (definition, ports) in list(self._standing_by.items()):
             self._take_over(run_id, definition, ports)
+        self._forget_ended()
+
+    def _forget_ended(self) -> None:
+        """Look at some runs that wait: anybody may have cancelled them, or have taken them elsewhere."""
+        for run_id in list(islice(self._idle, LOOKS_PER_SWEEP)):
+            known = self._runs.get(run_id)
+            self._idle.pop(run_id, None)
+            if known is None:
+                continue
+            self._idle[run_id] = None
+            row = known[1].ledger.get_run(run_id)
+            if row is None or Status(row["status"]).ended or row["home"] != self.home:
+                self._forget(run_id, known)
+
+    def _forget(self, run_id: str, known: tuple[Definition, Ports]) -> None:
+        """Unless it was resumed meanwhile, and so taken on once more."""
+        with self._lock:
+            if self._runs.get(run_id) is known:
+                del self._runs[run_id]
 
     def _take_over(self, run_id: str, definition: Definition, ports: Ports) -> None:
         """Go on with a run whose process has gone; leave it alone as long as that process lives."""
@@ -256,8 +285,3 @@ class EmbeddedWorker:
                 "again with the same run_id and input goes on from the last checkpoint",
                 file=sys.stderr,
             )
-
-
-def _ended(run_id: str, ledger: Ledger) -> bool:
-    row = ledger.get_run(run_id)
-    return row is None or Status(row["status"]).ended

@@ -8,6 +8,7 @@ import math
 import os
 import socket
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
@@ -158,7 +159,7 @@ class Flow:
 
         With POCOFLOW_BROKER_URL set, Celery workers execute it; otherwise a worker inside this process
         does. A second start with the same run_id and the same input returns the same run, and lets it
-        go on when the process that ran it was interrupted.
+        go on when the process that ran it was interrupted; a run that was paused stays paused.
 
         Args:
             store: The input; it is copied, so read the result from the handle.
@@ -185,7 +186,12 @@ class Flow:
             executor.stand_by(new.run_id, definition)
         log_event(log, "run started", run_id=new.run_id, flow=self.flow_name, created=started.created)
         return RunHandle(
-            new.run_id, ledger=ports.ledger, flags=ports.flags, clock=ports.clock, advice=executor.advice
+            new.run_id,
+            ledger=ports.ledger,
+            flags=ports.flags,
+            clock=ports.clock,
+            advice=executor.advice,
+            resume=partial(_resume, executor, definition),
         )
 
     def _run_id(self, given: str | None) -> str:
@@ -241,6 +247,15 @@ def _go_on(new: NewRun, known: Started, ports: Ports) -> Hint | None:
         return ports.ledger.resume(new.run_id, home=new.home)
     except InvalidTransitionError:
         return None  # Another process was quicker to let it go on.
+
+
+def _resume(executor: wiring.Executor, definition: Definition, run_id: str) -> Status:
+    """Let a run go on where this flow would be executed now."""
+    hint = executor.ports.ledger.resume(run_id, home=executor.home)
+    if hint is None:
+        return Status.RUNNING
+    executor.execute(hint, definition)
+    return Status.QUEUED
 
 
 def _as_store(store: Store | Mapping[str, Any]) -> Store:

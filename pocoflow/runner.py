@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from pocoflow import codec
 from pocoflow.engine.ports import Clock, ControlFlags, EventRow, Ledger, RunRow, is_settled
@@ -31,19 +31,27 @@ UNCLAIMED_AFTER_S = 10.0
 
 
 class RunHandle:
-    """A run that was started with `Flow.run_background`.
+    """A run, from `Flow.run_background` or, by its id, from `pocoflow.client.handle`.
 
     Any number of handles may look at one run, from any process that reaches its database.
     """
 
     def __init__(
-        self, run_id: str, *, ledger: Ledger, flags: ControlFlags, clock: Clock, advice: str | None
+        self,
+        run_id: str,
+        *,
+        ledger: Ledger,
+        flags: ControlFlags,
+        clock: Clock,
+        advice: str | None,
+        resume: Callable[[str], Status],
     ) -> None:
         self.run_id = run_id
         self._ledger = ledger
         self._flags = flags
         self._clock = clock
         self._advice = advice
+        self._resume = resume
 
     def __repr__(self) -> str:
         return f"RunHandle({self.run_id!r})"
@@ -101,23 +109,53 @@ class RunHandle:
             raise _error(row)
         return self.store
 
-    def cancel(self) -> str:
+    def pause(self) -> str:
+        """Let the run rest before its next step, until `resume`; safe to repeat.
+
+        A step that is being executed ends first. If that ends the run, or the run was to be cancelled, it
+        has ended. `wait` goes on waiting for a paused run.
+
+        Returns:
+            The status now: "paused", or "running" while a step is being executed.
+
+        Raises:
+            InvalidTransitionError: It has ended.
+        """
+        return self._ledger.pause(self.run_id).value
+
+    def resume(self) -> str:
+        """Let a paused or failed run go on after its last checkpoint, with all the tries of a new step.
+
+        What is left of a retry delay is still waited for. A pause that has not come yet is taken back.
+
+        Returns:
+            The status now: "queued", or "running" when it had not been paused yet.
+
+        Raises:
+            InvalidTransitionError: It is neither, or nobody is there who could go on with it.
+        """
+        return self._resume(self.run_id).value
+
+    def cancel(self, force: bool = False) -> str:
         """Ask the run to stop; no further step starts once this has returned.
 
         A step that is being executed ends first; it can see the wish as `self.cancelled`. A run that has
         ended stays as it is.
 
+        Args:
+            force: Do not wait for that step: the run ends now, and the step's result is discarded.
+
         Returns:
             The status now: "cancelled", or "running" while a step is being executed.
         """
-        status = self._ledger.cancel(self.run_id)
+        status = self._ledger.cancel(self.run_id, force=force)
         self._flags.ask_cancel(self.run_id)
         if status.ended:
             self._flags.announce_end(self.run_id)
         return status.value
 
     def events(self, follow: bool = False) -> Iterator[EventRow]:
-        """Yield the event log from its beginning; with `follow`, until the run has ended or is paused."""
+        """Yield the event log from its beginning; with `follow`, until it has ended or was interrupted."""
         after, pause_s = 0, FIRST_PAUSE_S
         while True:
             settled = not follow or is_settled(self._look())

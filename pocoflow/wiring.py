@@ -99,6 +99,20 @@ class Embedded:
         self.worker.stand_by(run_id, with_faults(definition, self.ports), self.ports)
 
 
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What this process has to steer runs by their id, whoever started them.
+
+    Attributes:
+        dispatcher: To the workers; None when no broker is configured.
+        advice: What to do when no worker takes a run.
+    """
+
+    ports: Ports
+    dispatcher: Dispatcher | None = None
+    advice: str | None = None
+
+
 def _forget_the_lock() -> None:
     """A fork may copy it while another thread holds it, and that thread is not copied."""
     global _making  # noqa: PLW0603
@@ -127,10 +141,22 @@ def executor(database: str | Path | None) -> Executor:
     if settings.broker_url is not None:
         return _cluster(database or settings.database_url, settings)
     worker = _once(("embedded", settings), lambda: _embedded_worker(settings))
-    if database is None and not settings.database_given:
-        return Embedded(_once(("memory", settings), lambda: _memory_ports(settings)), worker)
-    ports = database_ports(database or settings.database_url, settings, enforcer=Unstoppable())
-    return Embedded(ports, worker)
+    return Embedded(_own_ports(database, settings), worker)
+
+
+def reach(database: str | Path | None) -> Reach:
+    """What steers runs that `run_background` would find with the same database."""
+    settings = load_settings()
+    if settings.broker_url is None:
+        return Reach(_own_ports(database, settings))
+    cluster = _cluster(database or settings.database_url, settings)
+    return Reach(cluster.ports, cluster.dispatcher, cluster.advice)
+
+
+def worker_at(home: str | None) -> Any:
+    """The worker inside this process that has this home, or None."""
+    here = (made for key, made in list(_made.items()) if (key[0], key[-1]) == ("embedded", os.getpid()))
+    return next((worker for worker in here if worker.home == home), None)
 
 
 def database_ports(database: str | Path, settings: Settings, *, enforcer: Enforcer | None = None) -> Ports:
@@ -251,6 +277,13 @@ def _open_ledger(url: Any, settings: Settings) -> Ledger:
     # Runs whose process was killed are told apart now, for a laptop where no worker sweeps.
     ledger.sweep(home=NOBODY)
     return ledger
+
+
+def _own_ports(database: str | Path | None, settings: Settings) -> Ports:
+    """For a process without a broker, whose history is in memory when nobody chose a database."""
+    if database is None and not settings.database_given:
+        return _once(("memory", settings), lambda: _memory_ports(settings))
+    return database_ports(database or settings.database_url, settings, enforcer=Unstoppable())
 
 
 def _memory_ports(settings: Settings) -> Ports:

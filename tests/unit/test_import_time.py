@@ -31,9 +31,10 @@ def loaded_by(program: str, folder: Path) -> set[str]:
         f"from pocoflow import {NAMES}",
         "import pocoflow.logging",
         "import pocoflow.errors",
+        "from pocoflow import client",
         RUN,
     ],
-    ids=["the package", "the names for a flow", "logging", "errors", "a run without a database"],
+    ids=["the package", "the names for a flow", "logging", "errors", "client", "a run without a database"],
 )
 def test_nothing_large_is_loaded_by(program: str, tmp_path: Path) -> None:
     loaded = loaded_by(program, tmp_path)
