@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import pytest
 
 from pocoflow import Flow, Node
+from pocoflow.engine import signals
 from pocoflow.engine.clock import SystemClock
 from pocoflow.engine.deliver import deliver
 from pocoflow.engine.local import LocalFlags, Unwatched
@@ -39,11 +41,16 @@ class Recorder:
         self.sent.append(hint)
 
 
+class PressesCtrlC(Node):
+    def exec(self, prepared: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
 @pytest.fixture
-def on_ctrl_c() -> Iterator[Callable[[Any], None]]:
-    """Say what SIGINT does in this process."""
-    before = signal.getsignal(signal.SIGINT)
-    yield lambda handler: signal.signal(signal.SIGINT, handler)
+def ctrl_c_interrupts() -> Iterator[None]:
+    """Let SIGINT mean what it means in a terminal, whatever runs the tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
     signal.signal(signal.SIGINT, before)
 
 
@@ -66,12 +73,8 @@ def outcome(ledger: MemoryLedger) -> tuple[str, str | None, str | None]:
     return row["status"], row["error_type"], row["error_msg"]
 
 
-@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda number, frame: None], ids=["ignored", "handled"])
-def test_a_keyboard_interrupt_that_no_keyboard_can_have_sent_fails_the_run(
-    on_ctrl_c: Callable[[Any], None], handler: Any
-) -> None:
+def test_a_keyboard_interrupt_that_the_node_raises_by_itself_fails_the_run() -> None:
     ledger, dispatcher = MemoryLedger(SystemClock(), Timing()), Recorder()
-    on_ctrl_c(handler)
 
     execute(Interrupts(), ledger, dispatcher)
 
@@ -79,12 +82,11 @@ def test_a_keyboard_interrupt_that_no_keyboard_can_have_sent_fails_the_run(
     assert dispatcher.sent == []
 
 
-def test_a_step_interrupted_by_ctrl_c_is_given_back(on_ctrl_c: Callable[[Any], None]) -> None:
+def test_a_step_interrupted_by_ctrl_c_is_given_back(ctrl_c_interrupts: None) -> None:
     ledger, dispatcher = MemoryLedger(SystemClock(), Timing()), Recorder()
-    on_ctrl_c(signal.default_int_handler)
 
-    with pytest.raises(KeyboardInterrupt):
-        execute(Interrupts(), ledger, dispatcher)
+    with pytest.raises(KeyboardInterrupt), signals.installed():
+        execute(PressesCtrlC(), ledger, dispatcher)
 
     assert outcome(ledger) == ("queued", None, None)
     assert dispatcher.sent == [Hint(RUN, 0)]

@@ -530,17 +530,20 @@ def test_without_a_database_the_store_may_hold_anything() -> None:
 
 
 @pytest.fixture
-def exit_on_sigterm() -> Iterator[None]:
-    usual = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+def usual_signals() -> Iterator[None]:
+    """Ctrl-C interrupts, as in a terminal, and SIGTERM exits, as in a server."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: lambda *_: sys.exit(1)}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     yield
-    signal.signal(signal.SIGTERM, usual)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(
     ("number", "stop"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
 )
 def test_a_run_stopped_by_a_signal_is_paused_and_goes_on_from_there(
-    path: Path, db: WorkflowDB, number: int, stop: type[BaseException], exit_on_sigterm: None
+    path: Path, db: WorkflowDB, number: int, stop: type[BaseException], usual_signals: None
 ) -> None:
     signals = [number]
 
