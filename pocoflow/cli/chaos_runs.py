@@ -20,6 +20,8 @@ from typing import Any
 from pocoflow import codec
 from pocoflow.cli.chaos_verdict import Seen
 from pocoflow.cli.stack import Stack
+from pocoflow.db.connect import database_url
+from pocoflow.db.fsck import examine
 from pocoflow.db.workflow_db import WorkflowDB
 from pocoflow.engine.effects import EXEC, FAULT, read_effects
 from pocoflow.engine.ports import RunRow
@@ -34,7 +36,8 @@ CHILDREN = 2
 RUNS_AT_ONCE = 4  # for each child: most of them wait for a killed one to be noticed
 LOOK_EVERY_S = 0.1
 # Short, for a killed worker to be missed soon; the lease is as long as a busy machine may be silent.
-_TIMING = {"lease_s": "3", "sweep_s": "0.3", "grace_s": "1", "max_crashes": "3"}
+MAX_CRASHES = 3
+_TIMING = {"lease_s": "3", "sweep_s": "0.3", "grace_s": "1", "max_crashes": str(MAX_CRASHES)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,6 @@ class Arena:
         except PocoFlowError as exc:
             error = str(exc)
         checkpoints = history.get_checkpoints(run_id)
-        ends = [event["step"] for event in history.get_events(run_id) if event["event"] == "node_end"]
         effects = [effect for effect in read_effects(self.effect_log) if effect["run_id"] == run_id]
         return Seen(
             run_id=run_id,
@@ -103,9 +105,13 @@ class Arena:
             error=error,
             stuck=stuck,
             struck=any(effect["kind"] == FAULT for effect in effects),
-            problems=_problems([row["step"] for row in checkpoints], ends),
+            problems=self._broken_promises(run_id),
             elapsed_s=round(elapsed_s, 3),
         )
+
+    def _broken_promises(self, run_id: str) -> tuple[str, ...]:
+        found = examine(database_url(self.database), max_crashes=MAX_CRASHES).violations
+        return tuple(violation.promise for violation in found if violation.run_id == run_id)
 
 
 def _ignore(name: str, line: str) -> None:
@@ -163,13 +169,3 @@ def _comparable(handle: RunHandle) -> dict[str, Any]:
     text = codec.dumps(handle.store.as_dict()).replace(handle.run_id, "<run>")
     plain: dict[str, Any] = json.loads(text)
     return plain
-
-
-def _problems(checkpoints: list[int], ends: list[int | None]) -> tuple[str, ...]:
-    steps = list(range(len(checkpoints)))
-    found = []
-    if checkpoints != steps:
-        found.append(f"checkpoints of the steps {checkpoints}")
-    if ends != checkpoints:
-        found.append(f"node_end of the steps {ends}, checkpoints of {checkpoints}")
-    return tuple(found)
