@@ -168,7 +168,12 @@ class Flow:
             executor.stand_by(new.run_id, definition)
         log_event(log, "run started", run_id=new.run_id, flow=self.flow_name, created=started.created)
         return RunHandle(
-            new.run_id, ledger=ports.ledger, flags=ports.flags, clock=ports.clock, advice=executor.advice
+            new.run_id,
+            ledger=ports.ledger,
+            flags=ports.flags,
+            clock=ports.clock,
+            room=wiring.waiting_room(ports),
+            advice=executor.advice,
         )
 
     def _run_id(self, given: str | None) -> str:

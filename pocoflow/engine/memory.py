@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from pocoflow import codec
+from pocoflow.engine.memory_run import MemoryRun
 from pocoflow.engine.owner import worker_of
-from pocoflow.engine.ports import Clock, EventRow, RunRow
+from pocoflow.engine.ports import Clock, EventRow, RunRow, Standing
 from pocoflow.engine.records import (
     INTERRUPTED,
     POISON,
@@ -32,38 +32,13 @@ from pocoflow.store import Store
 MAX_ENDED_RUNS = 10_000
 
 
-@dataclass(slots=True)
-class _Run:
-    new: NewRun
-    status: Status
-    node: str
-    queue: str | None
-    home: str | None
-    due_at: float
-    wake_at: float | None
-    step: int = 0
-    want: str | None = None
-    epoch: int = 0
-    owner: str | None = None
-    attempt: int = 0
-    crashes: int = 0
-    dispatches: int = 1
-    unroutable_at: float | None = None
-    failure: Failure | None = None
-    created_at: str = ""
-    started_at: str | None = None
-    completed_at: str | None = None
-    states: list[str] = field(default_factory=list)
-    events: list[EventRow] = field(default_factory=list)
-
-
 class MemoryLedger:
     """The whole protocol in a dict; it forgets ended runs, oldest first, beyond `MAX_ENDED_RUNS`."""
 
     def __init__(self, clock: Clock, timing: Timing) -> None:
         self._clock = clock
         self._timing = timing
-        self._runs: OrderedDict[str, _Run] = OrderedDict()
+        self._runs: OrderedDict[str, MemoryRun] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.RLock()
         self._last_event = 0
@@ -78,7 +53,7 @@ class MemoryLedger:
                 error = known.failure.error_type if known.failure else None
                 return Started(False, known.status, known.new.input_hash, error)
             now, held = self._clock.now(), run.owner is not None
-            self._runs[run.run_id] = row = _Run(
+            self._runs[run.run_id] = row = MemoryRun(
                 new=run,
                 status=Status.RUNNING if held else Status.QUEUED,
                 node=run.node,
@@ -214,27 +189,11 @@ class MemoryLedger:
     def get_run(self, run_id: str) -> RunRow | None:
         with self._lock:
             row = self._runs.get(run_id)
-            if row is None:
-                return None
-            return RunRow(
-                run_id=run_id,
-                flow_name=row.new.flow_name,
-                status=row.status.value,
-                started_at=row.started_at,
-                completed_at=row.completed_at,
-                total_steps=row.step,
-                current_node=row.node,
-                error_type=row.failure.error_type if row.failure else None,
-                error_msg=row.failure.message if row.failure else None,
-                attempt=row.attempt,
-                crashes=row.crashes,
-                epoch=row.epoch,
-                want=row.want,
-                queue=row.queue,
-                owner=row.owner,
-                home=row.home,
-                created_at=row.created_at,
-            )
+            return None if row is None else row.shown()
+
+    def get_standings(self, run_ids: Sequence[str]) -> Mapping[str, Standing]:
+        with self._lock:
+            return {run_id: self._runs[run_id].shown() for run_id in run_ids if run_id in self._runs}
 
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         with self._lock:
@@ -246,13 +205,13 @@ class MemoryLedger:
             row = self._runs.get(run_id)
             return None if row is None else self._state(row)
 
-    def _is_due(self, row: _Run, home: str | None) -> bool:
+    def _is_due(self, row: MemoryRun, home: str | None) -> bool:
         """Whether it is overdue, or so long overdue that its home must have gone."""
         if row.wake_at is None or (row.home is None and home is not None):
             return False
         return self._clock.now() - row.wake_at > (0.0 if row.home == home else self._timing.lease_s)
 
-    def _wake(self, row: _Run, home: str | None) -> None:
+    def _wake(self, row: MemoryRun, home: str | None) -> None:
         now = self._clock.now()
         if row.status is Status.RUNNING:
             self._log(row, "step_lost")
@@ -272,7 +231,7 @@ class MemoryLedger:
         row.wake_at = now + self._timing.backoff_s(row.dispatches)
         row.dispatches += 1
 
-    def _interrupt(self, row: _Run) -> None:
+    def _interrupt(self, row: MemoryRun) -> None:
         row.epoch += 1
         if row.want == "cancel":
             self._settle(row, Status.CANCELLED)
@@ -281,7 +240,7 @@ class MemoryLedger:
         self._settle(row, Status.PAUSED)
         self._log_run(row, "run_interrupted", error=row.failure.message)
 
-    def _settle(self, row: _Run, status: Status, *, delay_s: float = 0.0, wait_s: float = 0.0) -> None:
+    def _settle(self, row: MemoryRun, status: Status, *, delay_s: float = 0.0, wait_s: float = 0.0) -> None:
         """Give the row its new status and everything that depends on it."""
         now = self._clock.now()
         live = status in (Status.QUEUED, Status.RUNNING)
@@ -301,36 +260,36 @@ class MemoryLedger:
             oldest, _ = self._ended.popitem(last=False)
             del self._runs[oldest]
 
-    def _held(self, position: Position) -> _Run | None:
+    def _held(self, position: Position) -> MemoryRun | None:
         row = self._runs.get(position.run_id)
         if row is None or row.status not in (Status.RUNNING, Status.QUEUED):
             return None
         mine = (row.step, row.epoch, row.owner) == (position.step, position.epoch, position.owner)
         return row if mine else None
 
-    def _row(self, run_id: str) -> _Run:
+    def _row(self, run_id: str) -> MemoryRun:
         row = self._runs.get(run_id)
         if row is None:
             raise RunNotFoundError(f"no run {run_id!r} in this process", run_id)
         return row
 
-    def _state(self, row: _Run) -> str:
+    def _state(self, row: MemoryRun) -> str:
         return row.states[-1] if row.states else row.new.input
 
     def _timestamp(self) -> str:
         return datetime.fromtimestamp(self._clock.now(), UTC).isoformat(timespec="milliseconds")
 
-    def _log_failure(self, row: _Run, failure: Failure, event: str) -> None:
+    def _log_failure(self, row: MemoryRun, failure: Failure, event: str) -> None:
         elapsed_ms = None if failure.elapsed_s is None else failure.elapsed_s * 1000
         if elapsed_ms is not None:
             self._log(row, "node_start")
         self._log(row, event, error=failure.message, elapsed_ms=elapsed_ms)
 
-    def _log_run(self, row: _Run, event: str, **fields: Any) -> None:
+    def _log_run(self, row: MemoryRun, event: str, **fields: Any) -> None:
         """Log something about the run as a whole, which no worker did."""
         self._log(row, event, **{"attempt": None, "node": None, "worker": None, **fields})
 
-    def _log(self, row: _Run, event: str, *, error: str | None = None, **fields: Any) -> None:
+    def _log(self, row: MemoryRun, event: str, *, error: str | None = None, **fields: Any) -> None:
         self._last_event += 1
         row.events.append(
             EventRow(

@@ -223,7 +223,14 @@ CASES = {
 def run_inline(flow: Flow, store: dict[str, Any], run_id: str) -> tuple[RunHandle, Exception | None]:
     """Run it here; the handle looks at what its ledger has of it."""
     ports = wiring.inline_ports(flow.db_path)
-    handle = RunHandle(run_id, ledger=ports.ledger, flags=ports.flags, clock=ports.clock, advice=None)
+    handle = RunHandle(
+        run_id,
+        ledger=ports.ledger,
+        flags=ports.flags,
+        clock=ports.clock,
+        room=wiring.waiting_room(ports),
+        advice=None,
+    )
     try:
         flow.run(store, run_id=run_id)
     except Exception as error:
