@@ -190,6 +190,7 @@ class Flow:
             ledger=ports.ledger,
             flags=ports.flags,
             clock=ports.clock,
+            room=wiring.waiting_room(ports),
             advice=executor.advice,
             resume=partial(_resume, executor, definition),
         )

@@ -24,6 +24,7 @@ from pocoflow.engine.memory import MemoryLedger
 from pocoflow.engine.ports import ControlFlags, Dispatcher, Ledger, Ports
 from pocoflow.engine.records import Hint
 from pocoflow.engine.timing import Timing
+from pocoflow.engine.waiting import WaitingRoom
 
 if TYPE_CHECKING:
     from pocoflow.settings import Settings
@@ -176,6 +177,11 @@ def database_ports(database: str | Path, settings: Settings, *, enforcer: Enforc
         ("database", url, settings, type(enforcer)),
         lambda: _tracked(_open_ledger(url, settings), settings, enforcer),
     )
+
+
+def waiting_room(ports: Ports) -> WaitingRoom:
+    """Where all handles of this process wait that look at the same ledger."""
+    return _once(("room", ports.ledger), lambda: WaitingRoom(ports.ledger, ports.flags, ports.clock))
 
 
 def dispatcher(database: str | Path, settings: Settings) -> Dispatcher:

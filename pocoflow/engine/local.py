@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
-from pocoflow.engine.ports import EventRow, RunRow
+from pocoflow.engine.ports import EventRow, RunRow, Standing
 from pocoflow.engine.records import Claim, Failure, Hint, Limit, NewRun, Position, Started, Status, StepRecord
 from pocoflow.errors import RunNotFoundError
 from pocoflow.store import Store
@@ -61,6 +60,9 @@ class Untracked:
     def get_run(self, run_id: str) -> RunRow | None:
         return None
 
+    def get_standings(self, run_ids: Sequence[str]) -> Mapping[str, Standing]:
+        return {}
+
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         return []
 
@@ -76,7 +78,7 @@ class LocalFlags:
     """Flags for when all who care are in this process, or ask the ledger."""
 
     def __init__(self) -> None:
-        self._ended = threading.Condition()
+        self._heard: frozenset[Callable[[str], None]] = frozenset()
 
     def ask_cancel(self, run_id: str) -> None:
         """Nothing to do: the ledger has it, and the running step asks the ledger."""
@@ -88,12 +90,11 @@ class LocalFlags:
         return None
 
     def announce_end(self, run_id: str) -> None:
-        with self._ended:
-            self._ended.notify_all()
+        for heard in self._heard:
+            heard(run_id)
 
-    def wait_for_end(self, run_ids: Iterable[str], timeout_s: float) -> None:
-        with self._ended:
-            self._ended.wait(timeout_s)
+    def hear_ends(self, heard: Callable[[str], None]) -> None:
+        self._heard |= {heard}
 
     def complain(self, run_id: str, text: str) -> None:
         """Nothing to do: who waits is in this process and reads its log."""

@@ -11,7 +11,7 @@ from typing import Any
 from pocoflow import codec
 from pocoflow.engine.memory_run import MemoryRun
 from pocoflow.engine.owner import worker_of
-from pocoflow.engine.ports import Clock, EventRow, RunRow
+from pocoflow.engine.ports import Clock, EventRow, RunRow, Standing
 from pocoflow.engine.records import (
     INTERRUPTED,
     LIVE,
@@ -231,6 +231,10 @@ class MemoryLedger:
         with self._lock:
             row = self._runs.get(run_id)
             return None if row is None else row.shown()
+
+    def get_standings(self, run_ids: Sequence[str]) -> Mapping[str, Standing]:
+        with self._lock:
+            return {run_id: self._runs[run_id].shown() for run_id in run_ids if run_id in self._runs}
 
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         with self._lock:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypedDict
 
 from pocoflow.engine.records import (
+    ENDED,
     INTERRUPTED,
     Claim,
     Failure,
@@ -21,33 +22,36 @@ from pocoflow.engine.records import (
 from pocoflow.store import Store
 
 
-class RunRow(TypedDict):
-    """A run as the read side shows it; times are ISO 8601 texts in UTC."""
+class Standing(TypedDict):
+    """How far a run has come: what somebody who waits for it must know, and no more."""
 
     run_id: str
-    flow_name: str
     status: str
-    started_at: str | None
-    completed_at: str | None
     total_steps: int
     current_node: str | None
     error_type: str | None
     error_msg: str | None
     attempt: int
+    queue: str | None
+
+
+class RunRow(Standing):
+    """A run as the read side shows it; times are ISO 8601 texts in UTC."""
+
+    flow_name: str
+    started_at: str | None
+    completed_at: str | None
     crashes: int
     epoch: int
     want: str | None
-    queue: str | None
     owner: str | None
     home: str | None
     created_at: str
 
 
-def is_settled(row: RunRow) -> bool:
+def is_settled(row: Standing) -> bool:
     """Whether nothing more happens to the run by itself: it has ended or was interrupted."""
-    return Status(row["status"]).ended or (
-        row["status"] == Status.PAUSED and row["error_type"] == INTERRUPTED
-    )
+    return row["status"] in ENDED or (row["status"] == Status.PAUSED and row["error_type"] == INTERRUPTED)
 
 
 class EventRow(TypedDict):
@@ -185,6 +189,13 @@ class Ledger(Protocol):
         """Return the run, or None."""
         ...
 
+    def get_standings(self, run_ids: Sequence[str]) -> Mapping[str, Standing]:
+        """Return how these runs stand, by run_id, in one read; unknown ones are left out.
+
+        Made for ten thousand at a time.
+        """
+        ...
+
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         """Return the run's events with an id above `after`, oldest first."""
         ...
@@ -209,8 +220,11 @@ class ControlFlags(Protocol):
 
     def announce_end(self, run_id: str) -> None: ...
 
-    def wait_for_end(self, run_ids: Iterable[str], timeout_s: float) -> None:
-        """Return when one of the runs was announced, or after the time; both may happen by mistake."""
+    def hear_ends(self, heard: Callable[[str], None]) -> None:
+        """From now on, call this with the run_id of whatever is announced, in any thread; safe to repeat.
+
+        Announcements can be lost, and can be wrong.
+        """
         ...
 
     def complain(self, run_id: str, text: str) -> None:
