@@ -11,8 +11,8 @@ import queue
 import socket
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import islice
 from time import monotonic
 from typing import Any
@@ -224,16 +224,18 @@ class EmbeddedWorker:
         """In a thread of its own: runs that wait for a free one must not look abandoned to others."""
         pause = threading.Event()
         while not pause.wait(self._settings.sweep_s):
-            try:
-                self._sweep()
-            except DatabaseError as exc:
-                log_event(log, "sweep failed", level=ERROR, error=str(exc))
+            for ledger in self._ledgers():
+                with _outage_logged("sweep failed"):
+                    self._sweep(ledger)
+            with _outage_logged("sweep failed"):
+                self._sweep_runs()
 
-    def _sweep(self) -> None:
+    def _sweep(self, ledger: Ledger) -> None:
         crowded = crowded_queues(self._dispatcher, (None,))
-        for ledger in self._ledgers():
-            for hint in ledger.sweep(home=self.home, crowded=crowded):
-                self._dispatcher.send(hint)
+        for hint in ledger.sweep(home=self.home, crowded=crowded):
+            self._dispatcher.send(hint)
+
+    def _sweep_runs(self) -> None:
         for run_id, (definition, ports) in list(self._standing_by.items()):
             self._take_over(run_id, definition, ports)
         self._forget_ended()
@@ -277,7 +279,10 @@ class EmbeddedWorker:
         """At the end of the process: leave no run behind as "running", and tell the user."""
         if pid != os.getpid():
             return
-        interrupted = [run_id for ledger in self._ledgers() for run_id in ledger.interrupt(self.home)]
+        interrupted: list[str] = []
+        for ledger in self._ledgers():
+            with _outage_logged("runs not paused, a sweep will when it is back"):
+                interrupted += ledger.interrupt(self.home)
         if interrupted:
             more = f" and {len(interrupted) - 1} more" if len(interrupted) > 1 else ""
             print(
@@ -285,3 +290,12 @@ class EmbeddedWorker:
                 "again with the same run_id and input goes on from the last checkpoint",
                 file=sys.stderr,
             )
+
+
+@contextmanager
+def _outage_logged(what: str) -> Iterator[None]:
+    """One database that is away must not keep the others from being looked after."""
+    try:
+        yield
+    except DatabaseError as exc:
+        log_event(log, what, level=ERROR, error=str(exc))
