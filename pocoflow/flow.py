@@ -111,6 +111,7 @@ class Flow:
             MaxStepsError: The run took too many steps; a RuntimeError.
             RunConflictError: There is a run of this id already.
             RunCancelledError: Another process cancelled the run.
+            RunInterruptedError: Another process paused the run; it can go on by `run_background`.
             DatabaseError: The history cannot be written.
         """
         store = _as_store(store)
