@@ -1,4 +1,4 @@
-"""Celery's side of the executor: the app and its two tasks.
+"""Celery's side of the executor: the app and its three tasks.
 
 A message only says "look at run X, step n". It may be lost, doubled, late or forged without harm: the
 claim in the database decides.
@@ -7,7 +7,7 @@ claim in the database decides.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,6 +24,7 @@ log = get_logger("runner")
 
 RUN_STEP = "pocoflow.run_step"
 SWEEP = "pocoflow.sweep"
+EXPIRE = "pocoflow.expire"
 KEY_PREFIX = "pocoflow:"
 DATABASE_HEADER = "pocoflow_database"
 CONNECT_TIMEOUT_S = 2.0
@@ -86,16 +87,8 @@ def register_run_step(app: Celery, run_step: Callable[[Hint, str | None], None])
     @app.task(name=RUN_STEP, bind=True, shared=False)  # type: ignore[untyped-decorator]
     def _run_step(task: Any, run_id: Any = None, step: Any = None, *_: Any, **__: Any) -> None:
         hint = _valid_hint(run_id, step)
-        if hint is None:
-            log_event(
-                log,
-                "malformed message dropped",
-                level=WARNING,
-                run_id=repr(run_id)[:80],
-                step=repr(step)[:80],
-            )
-            return
-        run_step(hint, (task.request.headers or {}).get(DATABASE_HEADER))
+        if hint is not None:
+            run_step(hint, (task.request.headers or {}).get(DATABASE_HEADER))
 
 
 def register_sweep(app: Celery, sweep: Callable[[], None], *, sweep_s: float) -> None:
@@ -108,9 +101,52 @@ def register_sweep(app: Celery, sweep: Callable[[], None], *, sweep_s: float) ->
     app.steps["consumer"].add(_sweeper(app, sweep_s))
 
 
+def register_expire(app: Celery, expire: Callable[[Hint, str], None]) -> None:
+    """Give the app the task that takes a step back from a process that has died."""
+
+    @app.task(name=EXPIRE, shared=False)  # type: ignore[untyped-decorator]
+    def _expire(run_id: Any = None, step: Any = None, worker: Any = None, *_: Any, **__: Any) -> None:
+        hint = _valid_hint(run_id, step)
+        if hint is not None and _is_name(worker):
+            expire(hint, worker)
+
+
+def report_death(app: Celery, args: Sequence[Any], worker: str) -> None:
+    """Ask any worker to take back the step that a process was busy with when it died.
+
+    Args:
+        app: Of the worker whose process it was.
+        args: Of the message that the process was executing.
+        worker: Name of the process.
+    """
+    try:
+        # On RabbitMQ the first try may meet a closed connection: a new child shuts those that it inherits.
+        app.send_task(
+            EXPIRE, (*args[:2], worker), queue=_sweep_queue(app), retry=True, retry_policy=_IMPATIENT
+        )
+    except OperationalError as exc:
+        log_event(
+            log,
+            "death of a process not reported, broker is away",
+            level=WARNING,
+            worker=worker,
+            error=str(exc),
+        )
+
+
 def _valid_hint(run_id: Any, step: Any) -> Hint | None:
-    known = isinstance(run_id, str) and 0 < len(run_id) <= MAX_NAME_LENGTH and run_id.isprintable()
-    return Hint(run_id, step) if known and type(step) is int and 0 <= step <= MAX_STEP else None
+    if _is_name(run_id) and type(step) is int and 0 <= step <= MAX_STEP:
+        return Hint(run_id, step)
+    log_event(log, "malformed message dropped", level=WARNING, run_id=repr(run_id)[:80], step=repr(step)[:80])
+    return None
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_NAME_LENGTH and value.isprintable()
+
+
+def _sweep_queue(app: Celery) -> str:
+    return f"{app.conf.task_default_queue}.sweep"
 
 
 def _sweeper(app: Celery, sweep_s: float) -> type[bootsteps.StartStopStep]:
@@ -118,7 +154,7 @@ def _sweeper(app: Celery, sweep_s: float) -> type[bootsteps.StartStopStep]:
 
     The main process itself must stay free of database connections, which its children would inherit.
     """
-    queue = f"{app.conf.task_default_queue}.sweep"
+    queue = _sweep_queue(app)
 
     class Sweeper(bootsteps.StartStopStep):  # type: ignore[misc]
         requires = ("celery.worker.consumer.tasks:Tasks",)

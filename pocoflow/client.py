@@ -45,6 +45,7 @@ def handle(run_id: str, db_path: str | Path | None = None) -> RunHandle:
         ledger=ports.ledger,
         flags=ports.flags,
         clock=ports.clock,
+        room=wiring.waiting_room(ports),
         advice=reach.advice,
         resume=partial(_resume, reach),
     )

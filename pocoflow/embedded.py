@@ -26,7 +26,8 @@ from kombu.transport import TRANSPORT_ALIASES, memory, virtual
 
 from pocoflow.broker import make_app, register_run_step
 from pocoflow.dispatch import make_dispatcher
-from pocoflow.engine.deliver import deliver
+from pocoflow.engine.deliver import crowded_queues, deliver
+from pocoflow.engine.faults import Deliver, Faults
 from pocoflow.engine.graph import Definition
 from pocoflow.engine.ports import Ledger, Ports, is_settled
 from pocoflow.engine.records import Continue, Finish, Hint, Outcome, Status
@@ -146,7 +147,7 @@ class _Worker(WorkController):  # type: ignore[misc]
 class EmbeddedWorker:
     """Executes the runs that this process starts, until the process ends."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, faults: Faults | None = None) -> None:
         name = f"{socket.gethostname()}:{os.getpid()}"
         self.home = f"embedded:{name}:{uuid4().hex}"
         self._name = name
@@ -161,6 +162,10 @@ class EmbeddedWorker:
         self._app.conf.worker_prefetch_multiplier = 0
         register_run_step(self._app, self._run_step)
         self._dispatcher = make_dispatcher(self._app, use_node_queues=False)
+        self._deliver_hint: Deliver = deliver
+        if faults is not None:
+            self._dispatcher = faults.dispatcher(self._dispatcher)
+            self._deliver_hint = faults.deliver(deliver)
         self._start()
 
     def execute(self, hint: Hint, definition: Definition, ports: Ports) -> None:
@@ -206,7 +211,7 @@ class EmbeddedWorker:
             self._idle[hint.run_id] = None
 
     def _deliver(self, hint: Hint, definition: Definition, ports: Ports) -> Outcome | None:
-        return deliver(
+        return self._deliver_hint(
             hint,
             find_flow=lambda position: definition,
             ports=ports,
@@ -226,7 +231,8 @@ class EmbeddedWorker:
                 self._sweep_runs()
 
     def _sweep(self, ledger: Ledger) -> None:
-        for hint in ledger.sweep(home=self.home):
+        crowded = crowded_queues(self._dispatcher, (None,))
+        for hint in ledger.sweep(home=self.home, crowded=crowded):
             self._dispatcher.send(hint)
 
     def _sweep_runs(self) -> None:

@@ -5,22 +5,22 @@ Each public verb is one transaction, safe to repeat: it happens whole or not at 
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, repeat
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from sqlalchemy import Connection, Row
 from sqlalchemy.engine import URL
 
 from pocoflow import codec
 from pocoflow.db import step_verbs as verbs
+from pocoflow.db import sweep_verbs
 from pocoflow.db.connect import engine_for, shown, translated, with_retry
-from pocoflow.db.queries import Queries
+from pocoflow.db.queries import STANDING, Queries
 from pocoflow.engine.owner import worker_of
-from pocoflow.engine.ports import EventRow, RunRow
+from pocoflow.engine.ports import EventRow, RunRow, Standing
 from pocoflow.engine.records import (
     LIVE,
     SAME_HOME,
@@ -41,6 +41,7 @@ from pocoflow.store import Store
 Params = dict[str, Any]
 T = TypeVar("T")
 
+_STANDING_NAMES = [column.name for column in STANDING]
 QUICK_PAUSES_S = (0.1, 0.3)
 # A finished step waits this long for its database to come back: throwing the work away costs more.
 PATIENT_PAUSES_S = (*QUICK_PAUSES_S, 1.0, *repeat(2.0, 450))
@@ -53,7 +54,7 @@ class SqlLedger(ABC):
     the answer lost. What the second try then does not find is looked up: the row tells, nobody guesses.
     """
 
-    def __init__(self, url: URL, timing: Timing, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, url: URL, timing: Timing, *, sleep: Callable[[float], None]) -> None:
         self.url = url
         self._timing = timing
         self._sleep = sleep
@@ -78,6 +79,7 @@ class SqlLedger(ABC):
             "p_owner": run.owner,
             "p_input": run.input,
             "p_input_hash": run.input_hash,
+            "p_timeout_s": run.timeout_s,
             "p_wait_s": self._timing.grace_s if run.owner is None else self._timing.lease_s,
         }
         (created, status, input_hash, error_type), tried = self._try(lambda: self._start(params))
@@ -182,9 +184,10 @@ class SqlLedger(ABC):
         # The first try has gone through, or somebody else resumed it meanwhile, which is as good.
         return Hint(run_id, known["total_steps"], known["queue"]) if status is Status.QUEUED else None
 
-    def sweep(self, *, home: str | None = None) -> list[Hint]:
+    def sweep(self, *, home: str | None = None, crowded: Collection[str | None] = ()) -> list[Hint]:
         params = {
             "p_home": home,
+            "p_crowded": [queue or "" for queue in crowded],
             "p_lease_s": self._timing.lease_s,
             "p_grace_s": self._timing.grace_s,
             "p_max_crashes": self._timing.max_crashes,
@@ -192,8 +195,19 @@ class SqlLedger(ABC):
         rows = self._try(lambda: self._sweep(params))[0]
         return [Hint(row.run_id, row.step, row.queue) for row in rows if row.status == Status.QUEUED]
 
+    def expire(self, run_id: str, step: int, *, worker: str) -> bool:
+        params = {"p_run": run_id, "p_step": step, "p_worker": worker}
+        rows = self._try(lambda: self._all(sweep_verbs.expire(), params))[0]
+        return len(rows) > 0
+
     def get_run(self, run_id: str) -> RunRow | None:
         return self._try(lambda: self._queries.get_run(run_id))[0]
+
+    def get_standings(self, run_ids: Sequence[str]) -> Mapping[str, Standing]:
+        asked = [run_id for run_id in run_ids if _can_be_stored(run_id)]
+        rows = self._try(lambda: self._standings(asked))[0]
+        standings = (cast(Standing, dict(zip(_STANDING_NAMES, row, strict=True))) for row in rows)
+        return {standing["run_id"]: standing for standing in standings}
 
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         return self._try(lambda: self._queries.get_events(run_id, after=after))[0]
@@ -246,6 +260,10 @@ class SqlLedger(ABC):
         """Returns the run after the update, or None when the guard did not hold."""
 
     @abstractmethod
+    def _standings(self, run_ids: list[str]) -> Sequence[Sequence[Any]]:
+        """Returns the columns in `queries.STANDING` of each run that is there."""
+
+    @abstractmethod
     def _interrupt(self, params: Params) -> Sequence[Row[Any]]: ...
 
     @abstractmethod
@@ -259,6 +277,11 @@ class Moved(NamedTuple):
     status: str
     step: int
     queue: str | None = None
+
+
+def _can_be_stored(run_id: str) -> bool:
+    """One id that no database takes would spoil the read of all the others."""
+    return "\0" not in run_id and run_id == run_id.encode(errors="ignore").decode()
 
 
 def _token(position: Position) -> Params:

@@ -54,6 +54,7 @@ from pocoflow.db.words import (
     r,
     seconds,
     text_,
+    wake_by,
 )
 from pocoflow.engine.records import ENDED, LIVE, SAME_HOME, STOPPED, Position, Status, before
 
@@ -77,6 +78,7 @@ _held = and_(
     r.owner == text_("p_owner"),
     one_of(r.status, LIVE),
 )
+_expected = NOW + seconds("p_wait_s")
 _after = (r.run_id, r.status, r.step)
 
 
@@ -126,7 +128,7 @@ def _commit() -> Change:
             dispatches=const(1),
             want=null(),
             due_at=NOW,
-            wake_at=case((or_(ends, WANTS_PAUSE), null()), else_=NOW + seconds("p_wait_s")),
+            wake_at=case((or_(ends, WANTS_PAUSE), null()), else_=wake_by(_expected)),
             unroutable_at=null(),
             error_type=text_("p_error_type"),
             error_msg=text_("p_error_msg"),
@@ -163,7 +165,7 @@ def _fail() -> Change:
             error_type=case((pauses, null()), else_=text_("p_error_type")),
             error_msg=case((pauses, null()), else_=text_("p_error_msg")),
             due_at=NOW + delay,
-            wake_at=case((or_(ends, pauses), null()), else_=NOW + delay + seconds("p_wait_s")),
+            wake_at=case((or_(ends, pauses), null()), else_=wake_by(_expected + delay)),
             completed_at=case((ends, STAMP)),
         )
         .returning(*_after)
@@ -185,13 +187,14 @@ def _release() -> Change:
             owner=null(),
             want=null(),
             attempt=r.attempt - const(1),
+            # With a delay, nobody sends a hint for it but a sweep.
+            dispatches=case((delay > const(0.0), const(0)), else_=r.dispatches),
             error_type=case((WANTS_PAUSE, null()), else_=r.error_type),
             error_msg=case((WANTS_PAUSE, null()), else_=r.error_msg),
             due_at=NOW + delay,
             wake_at=case(
                 (r.want.is_not(None), null()),
-                (delay > const(0.0), NOW + delay),
-                else_=NOW + seconds("p_wait_s"),
+                else_=wake_by(case((delay > const(0.0), NOW + delay), else_=_expected)),
             ),
             unroutable_at=case(
                 (flag("p_unroutable"), func.coalesce(r.unroutable_at, NOW)), else_=r.unroutable_at
@@ -222,10 +225,11 @@ def _stop(then: Status, want: Any, *, at_once: bool = False, **more: Any) -> Cha
 
 
 def _resume() -> Change:
-    home = text_("p_home")
+    home, overdue = text_("p_home"), r.deadline_at <= NOW
     goes_on = and_(r.status == RUNNING, WANTS_PAUSE)
     # What is left of the delay before a retry is still waited for.
     early = r.due_at > NOW
+    expected = case((early, r.due_at), else_=_expected)
     anew = {
         "status": QUEUED,
         "home": case((home == const(SAME_HOME), r.home), else_=home),
@@ -233,13 +237,16 @@ def _resume() -> Change:
         "owner": null(),
         "attempt": const(0),
         "crashes": const(0),
-        "dispatches": const(1),
+        # Where no hint is sent at once, a sweep sends the first one.
+        "dispatches": case((or_(early, seconds("p_wait_s") <= const(0.0)), const(0)), else_=const(1)),
         "error_type": null(),
         "error_msg": null(),
         "completed_at": null(),
         "unroutable_at": null(),
         "due_at": case((early, r.due_at), else_=NOW),
-        "wake_at": case((early, r.due_at), else_=NOW + seconds("p_wait_s")),
+        "wake_at": case((overdue, expected), else_=wake_by(expected)),
+        # Who lets a run go on whose time is up wants it to go on.
+        "deadline_at": case((overdue, null()), else_=r.deadline_at),
     }
     stmt = (
         update(runs)
@@ -250,7 +257,10 @@ def _resume() -> Change:
     return Change(stmt, lambda source: (log(event(source, "run_resumed").where(source.c.status == QUEUED)),))
 
 
-_computed = {"unroutable_s": (NOW - r.unroutable_at).label("unroutable_s")}
+_computed = {
+    "unroutable_s": (NOW - r.unroutable_at).label("unroutable_s"),
+    "left_s": (r.deadline_at - NOW).label("left_s"),
+}
 POSITION_NAMES = tuple(field.name for field in fields(Position))
 POSITION = tuple(_computed[name] if name in _computed else r[name] for name in POSITION_NAMES)
 CLAIM = (
@@ -266,7 +276,7 @@ CLAIM = (
         owner=text_("p_owner"),
         epoch=r.epoch + const(1),
         attempt=r.attempt + const(1),
-        wake_at=NOW + seconds("p_wait_s"),
+        wake_at=wake_by(_expected),
         started_at=func.coalesce(r.started_at, STAMP),
     )
     .returning(*POSITION)
@@ -281,7 +291,7 @@ HEARTBEAT = (
     .values(
         status=RUNNING,
         crashes=r.crashes - case((r.status == QUEUED, const(1)), else_=const(0)),
-        wake_at=NOW + seconds("p_wait_s"),
+        wake_at=wake_by(_expected),
     )
     .returning(r.run_id, r.want)
 )
@@ -298,6 +308,7 @@ RESUME = _resume()
 def new_run() -> dict[str, Any]:
     """The row of a run that begins; `p_owner` null makes it wait for a worker."""
     held = text_("p_owner").is_not(None)
+    wait_s, timeout_s = seconds("p_wait_s"), seconds("p_timeout_s")
     return {
         "run_id": P_RUN,
         "flow_name": text_("p_flow"),
@@ -313,7 +324,8 @@ def new_run() -> dict[str, Any]:
         "crashes": const(0),
         "dispatches": const(1),
         "due_at": NOW,
-        "wake_at": NOW + seconds("p_wait_s"),
+        "wake_at": NOW + case((timeout_s < wait_s, timeout_s), else_=wait_s),
+        "deadline_at": NOW + timeout_s,
         "input": text_("p_input"),
         "input_hash": text_("p_input_hash"),
         "created_at": STAMP,

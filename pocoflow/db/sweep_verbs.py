@@ -13,13 +13,16 @@ from sqlalchemy import (
     Text,
     Update,
     and_,
+    bindparam,
     case,
     cast,
+    false,
     func,
     literal,
     null,
     or_,
     select,
+    true,
     update,
 )
 
@@ -28,6 +31,7 @@ from pocoflow.db.words import (
     CANCELLED,
     FAILED,
     NOW,
+    P_RUN,
     PAUSED,
     QUEUED,
     RUNNING,
@@ -44,10 +48,11 @@ from pocoflow.db.words import (
     r,
     seconds,
     text_,
+    wake_by,
 )
-from pocoflow.engine.records import INTERRUPTED, LIVE, POISON
-from pocoflow.engine.timing import MAX_BACKOFF_DOUBLINGS, MAX_BACKOFF_S
-from pocoflow.engine.wording import INTERRUPTED_TEXT, POISON_TEXT
+from pocoflow.engine.records import INTERRUPTED, LIVE, OVERDUE, POISON
+from pocoflow.engine.timing import CROWD_PATIENCE_S, MAX_BACKOFF_DOUBLINGS, MAX_BACKOFF_S, OVERDUE_S
+from pocoflow.engine.wording import INTERRUPTED_TEXT, OVERDUE_TEXT, POISON_TEXT
 
 SWEEP_LIMIT = 500
 DOUBLINGS, LONGEST = const(MAX_BACKOFF_DOUBLINGS), const(MAX_BACKOFF_S)
@@ -63,11 +68,14 @@ def _filled(template: str, **columns: ColumnElement[Any]) -> Any:
 def due() -> Select[Any]:
     """The overdue rows of one home, or of all workers, and long overdue rows of any home that has gone."""
     long_ago = r.wake_at < NOW - seconds("p_lease_s")
+    hinted = and_(r.status == QUEUED, r.dispatches > const(0), func.coalesce(r.deadline_at > NOW, true()))
+    in_crowd = and_(hinted, func.coalesce(r.queue, const("")).in_(bindparam("p_crowded", expanding=True)))
     return (
         select(
             r.run_id, r.step.label("step"), r.node.label("node"), r.status.label("was"), r.owner, r.attempt
         )
         .where(r.wake_at < NOW, or_(_at_home(), and_(r.home.is_not(None), long_ago)))
+        .where(or_(~in_crowd, r.wake_at < NOW - const(CROWD_PATIENCE_S)))
         .order_by(r.wake_at)
         .limit(SWEEP_LIMIT)
     )
@@ -79,14 +87,16 @@ def _at_home() -> ColumnElement[bool]:
 
 def wake(which: ColumnElement[bool]) -> Update:
     """What a sweep does to them: send again, take back, or end."""
-    lost = r.status == RUNNING
-    cancelled, paused = and_(lost, WANTS_CANCEL), and_(lost, WANTS_PAUSE)
+    running, overdue = r.status == RUNNING, func.coalesce(r.deadline_at <= NOW, false())
+    cancelled, paused = and_(running, WANTS_CANCEL), and_(running, WANTS_PAUSE)
+    lost = and_(running, ~overdue)
     orphaned = ~_at_home()
     interrupted = and_(orphaned, r.want.is_(None))
     poison = and_(lost, ~orphaned, r.crashes >= integer("p_max_crashes"))
-    stops = or_(cancelled, orphaned, poison, paused)
+    stops = or_(cancelled, overdue, orphaned, poison, paused)
     doublings = case((r.dispatches < DOUBLINGS, r.dispatches), else_=DOUBLINGS)
     backoff = seconds("p_grace_s") * const(1).bitwise_lshift(doublings)
+    pause = case((backoff < LONGEST, backoff), else_=LONGEST)
     poison_msg = _filled(POISON_TEXT, crashes=r.crashes + const(1), step=r.step, node=r.node)
     return (
         update(runs)
@@ -94,6 +104,7 @@ def wake(which: ColumnElement[bool]) -> Update:
         .values(
             status=case(
                 (cancelled, CANCELLED),
+                (overdue, FAILED),
                 (poison, FAILED),
                 (or_(orphaned, paused), PAUSED),
                 else_=QUEUED,
@@ -103,10 +114,11 @@ def wake(which: ColumnElement[bool]) -> Update:
             crashes=r.crashes + case((lost, const(1)), else_=const(0)),
             epoch=r.epoch + case((stops, const(1)), else_=const(0)),
             due_at=case((lost, NOW), else_=r.due_at),
-            wake_at=case((stops, null()), else_=NOW + case((backoff < LONGEST, backoff), else_=LONGEST)),
+            wake_at=case((stops, null()), else_=wake_by(NOW + pause)),
             dispatches=r.dispatches + const(1),
             error_type=case(
                 (cancelled, r.error_type),
+                (overdue, const(OVERDUE)),
                 (poison, const(POISON)),
                 (interrupted, const(INTERRUPTED)),
                 (paused, null()),
@@ -114,14 +126,15 @@ def wake(which: ColumnElement[bool]) -> Update:
             ),
             error_msg=case(
                 (cancelled, r.error_msg),
+                (overdue, const(OVERDUE_TEXT)),
                 (poison, poison_msg),
                 (interrupted, _filled(INTERRUPTED_TEXT, run_id=r.run_id)),
                 (paused, null()),
                 else_=r.error_msg,
             ),
-            completed_at=case((or_(cancelled, poison), STAMP)),
+            completed_at=case((or_(cancelled, overdue, poison), STAMP)),
         )
-        .returning(r.run_id, r.step, r.status, r.queue, r.error_msg)
+        .returning(r.run_id, r.step, r.status, r.queue, r.error_type, r.error_msg)
     )
 
 
@@ -129,7 +142,8 @@ def sweep_history(source: FromClause) -> Insert:
     """What a sweep writes; `source` is a row of `due` with the new status and error."""
     s = source.c
     step = {"node_name": s.node, "attempt": s.attempt, "worker": worker_of(s.owner)}
-    lost = event(source, "step_lost", **step).where(s.was == RUNNING)
+    overdue = s.error_type == const(OVERDUE)
+    lost = event(source, "step_lost", **step).where(s.was == RUNNING, func.coalesce(~overdue, true()))
     poisoned = event(source, "node_error", **step, error_msg=s.error_msg).where(s.status == FAILED)
     return log(lost, poisoned, *_pauses(source), end_event(source))
 
@@ -144,6 +158,17 @@ def _pauses(source: FromClause) -> tuple[Select[Any], Select[Any]]:
 def worker_of(owner: ColumnElement[str]) -> ColumnElement[str]:
     """The process that an owner token names: all but the last 33 characters, ":" and 32 hex digits."""
     return func.substr(owner, 1, func.length(owner) - 33)
+
+
+def expire() -> Update:
+    """End a lease that this very process holds."""
+    held = and_(r.run_id == P_RUN, r.step >= integer("p_step"), r.status == RUNNING)
+    return (
+        update(runs)
+        .where(held, worker_of(r.owner) == text_("p_worker"))
+        .values(wake_at=NOW - const(OVERDUE_S))
+        .returning(r.run_id)
+    )
 
 
 def interrupt() -> Update:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Select,
     Text,
     bindparam,
+    case,
     cast,
     insert,
     literal_column,
@@ -60,6 +61,11 @@ STAMP: Any = Timestamp(const(0.0))
 P_RUN = text_("p_run")
 QUEUED, RUNNING, PAUSED, COMPLETED, FAILED, CANCELLED = (const(status.value) for status in Status)
 WANTS_CANCEL, WANTS_PAUSE = r.want == const("cancel"), r.want == const("pause")
+
+
+def wake_by(moment: Any) -> Any:
+    """When a sweep must look at a run that should have moved by this moment: at its deadline, if sooner."""
+    return case((r.deadline_at < moment, r.deadline_at), else_=moment)
 
 
 def event(source: FromClause, name: str, **values: Any) -> Select[Any]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from pocoflow import codec
 from pocoflow.engine.memory_run import MemoryRun
 from pocoflow.engine.owner import worker_of
-from pocoflow.engine.ports import Clock, EventRow, RunRow
+from pocoflow.engine.ports import Clock, EventRow, RunRow, Standing
 from pocoflow.engine.records import (
     INTERRUPTED,
     LIVE,
+    OVERDUE,
     POISON,
     SAME_HOME,
     STOPPED,
@@ -29,8 +30,8 @@ from pocoflow.engine.records import (
     before,
     refusal,
 )
-from pocoflow.engine.timing import Timing
-from pocoflow.engine.wording import INTERRUPTED_TEXT, POISON_TEXT
+from pocoflow.engine.timing import CROWD_PATIENCE_S, OVERDUE_S, Timing
+from pocoflow.engine.wording import INTERRUPTED_TEXT, OVERDUE_TEXT, POISON_TEXT
 from pocoflow.errors import RunNotFoundError
 from pocoflow.store import Store
 
@@ -66,13 +67,15 @@ class MemoryLedger:
                 queue=run.queue,
                 home=run.home,
                 due_at=now,
-                wake_at=now + (self._timing.lease_s if held else self._timing.grace_s),
+                wake_at=None,
+                deadline_at=None if run.timeout_s is None else now + run.timeout_s,
                 epoch=int(held),
                 owner=run.owner,
                 attempt=int(held),
                 created_at=self._timestamp(),
             )
             row.started_at = row.created_at if held else None
+            row.wake_by(now + (self._timing.lease_s if held else self._timing.grace_s))
             self._log_run(row, "flow_start", step=None, node=run.node)
             return Started(True, row.status, run.input_hash)
 
@@ -81,13 +84,16 @@ class MemoryLedger:
             row, now = self._runs.get(run_id), self._clock.now()
             if row is None or row.step != step or row.status not in _CLAIMABLE or row.due_at > now:
                 return None
-            row.status, row.owner, row.wake_at = Status.RUNNING, owner, now + self._timing.lease_s
+            row.status, row.owner = Status.RUNNING, owner
+            row.wake_by(now + self._timing.lease_s)
             row.epoch += 1
             row.attempt += 1
             row.started_at = row.started_at or self._timestamp()
             unroutable_s = None if row.unroutable_at is None else now - row.unroutable_at
+            left_s = None if row.deadline_at is None else row.deadline_at - now
             where = (run_id, row.new.flow_name, step, row.node)
-            position = Position(*where, row.epoch, owner, row.attempt, row.crashes, unroutable_s, row.queue)
+            more = (unroutable_s, row.queue, left_s)
+            position = Position(*where, row.epoch, owner, row.attempt, row.crashes, *more)
             return Claim(position, self._state(row))
 
     def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:
@@ -100,7 +106,8 @@ class MemoryLedger:
                 # Whatever its step: who holds the run from step to step may ask with an older position.
                 if (row.epoch, row.owner) == (position.epoch, position.owner):
                     row.crashes -= int(row.status is Status.QUEUED)
-                    row.status, row.wake_at = Status.RUNNING, self._clock.now() + self._timing.lease_s
+                    row.status = Status.RUNNING
+                    row.wake_by(self._clock.now() + self._timing.lease_s)
                     wants[position.run_id] = row.want
             return wants
 
@@ -145,6 +152,8 @@ class MemoryLedger:
             if unroutable and row.unroutable_at is None:
                 row.unroutable_at = self._clock.now()
             row.attempt -= 1
+            if delay_s > 0:
+                row.dispatches = 0  # nobody sends a hint for it but a sweep
             status, due_at = _unless_wanted(row, Status.QUEUED), self._clock.now() + delay_s
             self._settle(row, status, due_at=due_at, wait_s=0.0 if delay_s > 0 else self._timing.grace_s)
             return status
@@ -187,29 +196,46 @@ class MemoryLedger:
             if row.status not in STOPPED:
                 raise refusal(run_id, row.status, "resumed")
             row.home, row.epoch = row.home if home == SAME_HOME else home, row.epoch + 1
-            row.attempt, row.crashes, row.dispatches, row.failure = 0, 0, 1, None
+            row.attempt, row.crashes, row.failure = 0, 0, None
             row.unroutable_at = row.completed_at = None
+            if self._is_overdue(row):
+                row.deadline_at = None  # who lets it go on whose time is up wants it to go on
             self._ended.pop(run_id, None)
             now = self._clock.now()
             # What is left of the delay before a retry is still waited for.
             wait_s = 0.0 if home == SAME_HOME or row.due_at > now else self._timing.grace_s
+            row.dispatches = int(wait_s > 0)  # where no hint is sent at once, a sweep sends the first one
             self._settle(row, Status.QUEUED, due_at=max(now, row.due_at), wait_s=wait_s)
             self._log_run(row, "run_resumed")
             return Hint(run_id, row.step, row.queue)
 
-    def sweep(self, *, home: str | None = None) -> list[Hint]:
+    def sweep(self, *, home: str | None = None, crowded: Collection[str | None] = ()) -> list[Hint]:
         with self._lock:
             hints = []
-            for row in [row for row in self._runs.values() if self._is_due(row, home)]:
+            for row in [row for row in self._runs.values() if self._is_due(row, home, crowded)]:
                 self._wake(row, home)
                 if row.status is Status.QUEUED:
                     hints.append(Hint(row.new.run_id, row.step, row.queue))
             return hints
 
+    def expire(self, run_id: str, step: int, *, worker: str) -> bool:
+        with self._lock:
+            row = self._runs.get(run_id)
+            if row is None or row.status is not Status.RUNNING or row.step < step:
+                return False
+            if worker_of(row.owner or "") != worker:
+                return False
+            row.wake_at = self._clock.now() - OVERDUE_S
+            return True
+
     def get_run(self, run_id: str) -> RunRow | None:
         with self._lock:
             row = self._runs.get(run_id)
             return None if row is None else row.shown()
+
+    def get_standings(self, run_ids: Sequence[str]) -> Mapping[str, Standing]:
+        with self._lock:
+            return {run_id: self._runs[run_id].shown() for run_id in run_ids if run_id in self._runs}
 
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         with self._lock:
@@ -221,32 +247,43 @@ class MemoryLedger:
             row = self._runs.get(run_id)
             return None if row is None else self._state(row)
 
-    def _is_due(self, row: MemoryRun, home: str | None) -> bool:
+    def _is_due(self, row: MemoryRun, home: str | None, crowded: Collection[str | None]) -> bool:
         """Whether it is overdue, or so long overdue that its home must have gone."""
         if row.wake_at is None or (row.home is None and home is not None):
             return False
-        return self._clock.now() - row.wake_at > (0.0 if row.home == home else self._timing.lease_s)
+        patience_s = 0.0 if row.home == home else self._timing.lease_s
+        in_crowd = row.status is Status.QUEUED and row.dispatches > 0 and row.queue in crowded
+        if in_crowd and not self._is_overdue(row):
+            patience_s = max(patience_s, CROWD_PATIENCE_S)
+        return self._clock.now() - row.wake_at > patience_s
 
     def _wake(self, row: MemoryRun, home: str | None) -> None:
-        now = self._clock.now()
-        if row.status is Status.RUNNING:
+        now, overdue = self._clock.now(), self._is_overdue(row)
+        if row.status is Status.RUNNING and not overdue:
             self._log(row, "step_lost")
             row.crashes, row.due_at = row.crashes + 1, now
-        if row.want == "cancel" or row.home != home:
+        if overdue and row.want != "cancel":
+            self._end(row, OVERDUE, OVERDUE_TEXT)
+        elif row.want == "cancel" or row.home != home:
             self._interrupt(row)
         elif row.status is Status.RUNNING and row.crashes > self._timing.max_crashes:
-            self._poison(row)
+            why = POISON_TEXT.format(node=row.node, step=row.step, crashes=row.crashes)
+            self._end(row, POISON, why)
         elif row.want == "pause":
             row.epoch += 1
             self._settle(row, Status.PAUSED)
         else:
-            row.status, row.wake_at = Status.QUEUED, now + self._timing.backoff_s(row.dispatches)
+            row.status = Status.QUEUED
+            row.wake_by(now + self._timing.backoff_s(row.dispatches))
             row.dispatches += 1
 
-    def _poison(self, row: MemoryRun) -> None:
+    def _is_overdue(self, row: MemoryRun) -> bool:
+        return row.deadline_at is not None and row.deadline_at <= self._clock.now()
+
+    def _end(self, row: MemoryRun, error_type: str, why: str) -> None:
+        """End a run as failed for a reason that is not its node's."""
         row.epoch += 1
-        why = POISON_TEXT.format(node=row.node, step=row.step, crashes=row.crashes)
-        row.failure = Failure(POISON, why)
+        row.failure = Failure(error_type, why)
         self._log(row, "node_error", error=why)
         self._settle(row, Status.FAILED)
 
@@ -267,7 +304,9 @@ class MemoryLedger:
         """Give the row its new status and everything that depends on it; a pause may have a reason."""
         row.status, row.want = status, (row.want if status is Status.RUNNING else None)
         row.due_at = row.due_at if due_at is None else due_at
-        row.wake_at = row.due_at + wait_s if status in LIVE else None
+        row.wake_at = None
+        if status in LIVE:
+            row.wake_by(row.due_at + wait_s)
         if status is not Status.RUNNING:
             row.owner = None
         if status is Status.PAUSED:

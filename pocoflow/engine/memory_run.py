@@ -27,12 +27,17 @@ class MemoryRun:
     crashes: int = 0
     dispatches: int = 1
     unroutable_at: float | None = None
+    deadline_at: float | None = None
     failure: Failure | None = None
     created_at: str = ""
     started_at: str | None = None
     completed_at: str | None = None
     states: list[str] = field(default_factory=list)
     events: list[EventRow] = field(default_factory=list)
+
+    def wake_by(self, moment: float) -> None:
+        """Have a sweep look at the run by this moment, or at its deadline, if that is sooner."""
+        self.wake_at = moment if self.deadline_at is None else min(moment, self.deadline_at)
 
     def shown(self) -> RunRow:
         """Return the run as the read side shows it."""

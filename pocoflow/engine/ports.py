@@ -2,52 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypedDict
 
 from pocoflow.engine.records import (
+    ENDED,
     INTERRUPTED,
     Claim,
     Failure,
     Hint,
+    Limit,
     NewRun,
     Position,
     Started,
     Status,
     StepRecord,
 )
-from pocoflow.node import StepContext
 from pocoflow.store import Store
 
 
-class RunRow(TypedDict):
-    """A run as the read side shows it; times are ISO 8601 texts in UTC."""
+class Standing(TypedDict):
+    """How far a run has come: what somebody who waits for it must know, and no more."""
 
     run_id: str
-    flow_name: str
     status: str
-    started_at: str | None
-    completed_at: str | None
     total_steps: int
     current_node: str | None
     error_type: str | None
     error_msg: str | None
     attempt: int
+    queue: str | None
+
+
+class RunRow(Standing):
+    """A run as the read side shows it; times are ISO 8601 texts in UTC."""
+
+    flow_name: str
+    started_at: str | None
+    completed_at: str | None
     crashes: int
     epoch: int
     want: str | None
-    queue: str | None
     owner: str | None
     home: str | None
     created_at: str
 
 
-def is_settled(row: RunRow) -> bool:
+def is_settled(row: Standing) -> bool:
     """Whether nothing more happens to the run by itself: it has ended or was interrupted."""
-    return Status(row["status"]).ended or (
-        row["status"] == Status.PAUSED and row["error_type"] == INTERRUPTED
-    )
+    return row["status"] in ENDED or (row["status"] == Status.PAUSED and row["error_type"] == INTERRUPTED)
 
 
 class EventRow(TypedDict):
@@ -154,18 +158,42 @@ class Ledger(Protocol):
         """
         ...
 
-    def sweep(self, *, home: str | None = None) -> list[Hint]:
+    def sweep(self, *, home: str | None = None, crowded: Collection[str | None] = ()) -> list[Hint]:
         """Find what was lost or has become due; returns what to dispatch.
 
         Takes back steps whose lease ran out, and pauses runs whose home has gone.
 
         Args:
             home: Whose runs to look after; None means those that any worker may run.
+            crowded: Queues, None for the default one, in which so much waits that a hint sent there is
+                late and not lost: it is sent again only after `CROWD_PATIENCE_S` more.
+        """
+        ...
+
+    def expire(self, run_id: str, step: int, *, worker: str) -> bool:
+        """End the lease on this step, or a later one, of a process that has died, for the next sweep.
+
+        Safe to repeat.
+
+        Args:
+            run_id: The run that the process was busy with.
+            step: The step that it was asked to do; it may have gone on from there.
+            worker: Name of the process, as it was given to `deliver`.
+
+        Returns:
+            Whether that process held it; if not, nothing is changed.
         """
         ...
 
     def get_run(self, run_id: str) -> RunRow | None:
         """Return the run, or None."""
+        ...
+
+    def get_standings(self, run_ids: Sequence[str]) -> Mapping[str, Standing]:
+        """Return how these runs stand, by run_id, in one read; unknown ones are left out.
+
+        Made for ten thousand at a time.
+        """
         ...
 
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
@@ -192,8 +220,11 @@ class ControlFlags(Protocol):
 
     def announce_end(self, run_id: str) -> None: ...
 
-    def wait_for_end(self, run_ids: Iterable[str], timeout_s: float) -> None:
-        """Return when one of the runs was announced, or after the time; both may happen by mistake."""
+    def hear_ends(self, heard: Callable[[str], None]) -> None:
+        """From now on, call this with the run_id of whatever is announced, in any thread; safe to repeat.
+
+        Announcements can be lost, and can be wrong.
+        """
         ...
 
     def complain(self, run_id: str, text: str) -> None:
@@ -212,6 +243,10 @@ class Dispatcher(Protocol):
         """Raises BrokerError when the hint could not be handed over."""
         ...
 
+    def waiting(self, queue: str | None) -> int:
+        """Return how many messages wait in a queue, None for the default one; 0 when nobody can tell."""
+        ...
+
 
 class Clock(Protocol):
     def monotonic(self) -> float: ...
@@ -221,8 +256,17 @@ class Clock(Protocol):
     def sleep(self, seconds: float) -> None: ...
 
 
-class Watch(StepContext, Protocol):
-    """Looks after one held step while user code runs: keeps its lease, notices a cancel."""
+class Watch(Protocol):
+    """Looks after one held step: keeps its lease, notices a cancel, ends a try that overruns."""
+
+    @property
+    def cancelled(self) -> bool: ...
+
+    def arm(self, limit: Limit) -> None:
+        """Enforce this limit, where that is possible, until `disarm`."""
+        ...
+
+    def disarm(self) -> None: ...
 
     def done(self) -> None: ...
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from pocoflow.engine.owner import worker_of
 from pocoflow.engine.records import INTERRUPTED, POISON, SAME_HOME, Position, Status
+from pocoflow.engine.timing import OVERDUE_S
 from tests.contract.subjects import TIMING
 
 LIVE = (Status.QUEUED, Status.RUNNING)
@@ -124,6 +126,7 @@ class Model:
         if run is None or run.status is not Status.RUNNING:
             return None
         run.attempt -= 1
+        run.dispatches = 0 if delay_s else run.dispatches
         if unroutable and run.unroutable is None:
             run.unroutable = self.now
         then, due = self._wanted(run, Status.QUEUED), self.now + delay_s
@@ -156,7 +159,7 @@ class Model:
         sent = home != SAME_HOME and run.due <= self.now
         run.home = run.home if home == SAME_HOME else home
         run.error, run.unroutable = None, None
-        run.attempt, run.crashes, run.dispatches = 0, 0, 1
+        run.attempt, run.crashes, run.dispatches = 0, 0, int(sent)
         run.epoch += 1
         run.log.append(("run_resumed", run.step))
         self._settle(run, Status.QUEUED, due=max(run.due, self.now), wait=TIMING.grace_s if sent else 0.0)
@@ -173,6 +176,13 @@ class Model:
         for _, run in due:
             self._wake(run, home)
         return [(run_id, run.step) for run_id, run in due if run.status is Status.QUEUED]
+
+    def expire(self, run_id: str, step: int, worker: str) -> bool:
+        run = self.runs[run_id]
+        if run.status is not Status.RUNNING or run.step < step or worker_of(run.owner or "") != worker:
+            return False
+        run.wake = self.now - OVERDUE_S
+        return True
 
     def _is_due(self, run: ModelRun, home: str | None) -> bool:
         if run.wake is None or (run.home is None and home is not None):

@@ -28,7 +28,7 @@ from tests.contract.builders import (
     started,
 )
 from tests.contract.subjects import SqlSubject
-from tests.support.invariants import assert_sound
+from tests.support.soundness import assert_sound
 
 LoseAnswer = Callable[[str], None]
 
@@ -184,3 +184,11 @@ def test_a_claim_is_told_as_made(ledger: SqlLedger, lose_answer: LoseAnswer) -> 
 
     assert claim is not None
     assert (claim.position.owner, claim.position.attempt, claim.state) == (owner, 1, ledger.get_state(RUN))
+
+
+def test_a_lease_is_told_as_ended(ledger: SqlLedger, lose_answer: LoseAnswer) -> None:
+    started(ledger)
+    lose_answer("_all")
+
+    assert ledger.expire(RUN, 0, worker=WORKER)
+    assert ledger.sweep() == [Hint(RUN, 0)]

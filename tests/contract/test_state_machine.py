@@ -23,7 +23,7 @@ from pocoflow.errors import InvalidTransitionError
 from tests.contract.builders import BOOM, INPUT, WORKER, history, new_run, record
 from tests.contract.model import LIVE, Model
 from tests.contract.subjects import MemorySubject, Subject
-from tests.support.invariants import assert_sound
+from tests.support.soundness import assert_sound
 
 HOMES = st.sampled_from([None, None, "here", "there"])
 # All deadlines are multiples of ten seconds apart, so no sum of these comes near one.
@@ -181,6 +181,18 @@ class LedgerMachine(RuleBasedStateMachine):
         run_id = self._draw(data, self.model.running())
         self.time_passes(PAST_LEASE_S)
         self.sweep(self.model.runs[run_id].home)
+
+    @when(lambda model: model.runs)
+    @rule(
+        data=st.data(),
+        ahead=st.sampled_from([-1, 0, 0, 1]),
+        worker=st.sampled_from([WORKER, WORKER, "host:2"]),
+    )
+    def expire(self, data: st.DataObject, ahead: int, worker: str) -> None:
+        run_id = self._draw(data, self.model.running() or self.model.runs)
+        step = self.model.runs[run_id].step + ahead
+        expected = self.model.expire(run_id, step, worker)
+        assert self.ledger.expire(run_id, step, worker=worker) is expected
 
     @when(lambda model: model.live())
     @rule(seconds=LEAPS)

@@ -20,7 +20,7 @@ from pocoflow.engine.timing import MAX_BACKOFF_S, Timing
 from pocoflow.errors import InvalidTransitionError, RunNotFoundError
 from tests.contract.builders import BOOM, LAST, at_once, new_run, record
 from tests.contract.subjects import SqlSubject
-from tests.support.invariants import assert_sound
+from tests.support.soundness import assert_sound
 
 WORKERS, ACTS = 4, 800
 RUNS_AT_A_TIME, ACTS_PER_RUNS = 6, 40
@@ -39,6 +39,7 @@ VERBS = {
     "resume": 6,
     "interrupt": 1,
     "sweep": 4,
+    "expire": 1,
 }
 
 
@@ -111,6 +112,9 @@ class Actor:
 
     def sweep(self) -> None:
         self.ledger.sweep(home=self.random.choice(HOMES))
+
+    def expire(self) -> None:
+        self.ledger.expire(self.any_run(), 0, worker="host:1")
 
     def any_run(self) -> str:
         """One of a few runs that all meet at; now and then they turn to new ones, since runs end."""

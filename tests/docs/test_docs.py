@@ -26,6 +26,7 @@ from pydantic.fields import FieldInfo
 
 import pocoflow
 from pocoflow import Flow, Node, errors
+from pocoflow.engine.fault_rules import ACTIONS, POINTS
 from pocoflow.engine.records import ENDED, TRANSITIONS, Status
 from pocoflow.guard import guarded_popen
 from pocoflow.settings import PREFIX, Settings
@@ -196,6 +197,14 @@ def test_the_table_of_settings_is_the_one_in_the_code() -> None:
     assert documented == {
         f"`{PREFIX}{name.upper()}`": shown(field) for name, field in Settings.model_fields.items()
     }
+
+
+def test_the_points_and_actions_of_faults_are_those_in_the_code() -> None:
+    below = (DOCS / "chaos.md").read_text().partition("## Faults on purpose")[2]
+    names = re.findall(r"^\| (`[^|]+`) \|", below, re.MULTILINE)
+
+    documented = {name.partition("=")[0] for cell in names for name in cell.replace("`", "").split(", ")}
+    assert documented == {*POINTS, *ACTIONS}
 
 
 def shown(field: FieldInfo) -> str:

@@ -17,7 +17,7 @@ import redis
 from sqlalchemy import text
 
 from pocoflow import PoisonStepError, RunHandle
-from pocoflow.broker import KEY_PREFIX, RUN_STEP
+from pocoflow.broker import EXPIRE, KEY_PREFIX, RUN_STEP
 from pocoflow.db.connect import database_url as as_url
 from pocoflow.db.connect import engine_for
 from pocoflow.engine.ports import EventRow
@@ -301,6 +301,11 @@ MALFORMED = {
     "arguments are no list": message("nobody"),
     "wrong task": message(["nobody", 0], task="pocoflow.drop_all"),
     "wrong content type": message(["nobody", 0], **{"content-type": "application/x-python-serialize"}),
+    "death of a number": message(["nobody", 0, 17], task=EXPIRE),
+    "death of a NUL": message(["nobody", 0, "host\0:1"], task=EXPIRE),
+    "death of nobody": message(["nobody", 0], task=EXPIRE),
+    "death in an unknown run": message(["nobody", 0, "host:1"], task=EXPIRE),
+    "death in a step that is text": message(["nobody", "0", "host:1"], task=EXPIRE),
     "body is no JSON": message([], body=b64encode(b"{").decode()),
     "no headers": message(["nobody", 0], headers={}),
 }
