@@ -154,7 +154,7 @@ class RunCancelledError(RunError):
 
 
 class RunInterruptedError(RunError):
-    """The process that ran it has ended; the run is paused and can go on."""
+    """The process that ran it has ended, or its `flow.run` was paused; the run can go on."""
 
 
 class MaxStepsError(RunError, RuntimeError):

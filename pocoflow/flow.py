@@ -128,6 +128,7 @@ class Flow:
             RunTimeoutError: The run took longer than the flow's timeout.
             RunConflictError: There is a run of this id already.
             RunCancelledError: Another process cancelled the run.
+            RunInterruptedError: Another process paused the run; it can go on by `run_background`.
             DatabaseError: The history cannot be written.
         """
         store = _as_store(store)

@@ -265,7 +265,12 @@ POSITION_NAMES = tuple(field.name for field in fields(Position))
 POSITION = tuple(_computed[name] if name in _computed else r[name] for name in POSITION_NAMES)
 CLAIM = (
     update(runs)
-    .where(r.run_id == P_RUN, r.step == integer("p_step"), r.status == QUEUED, r.due_at <= NOW)
+    .where(
+        r.run_id == P_RUN,
+        r.step == integer("p_step"),
+        one_of(r.status, before(Status.RUNNING)),
+        r.due_at <= NOW,
+    )
     .values(
         status=RUNNING,
         owner=text_("p_owner"),

@@ -36,6 +36,7 @@ from pocoflow.errors import RunNotFoundError
 from pocoflow.store import Store
 
 MAX_ENDED_RUNS = 10_000
+_CLAIMABLE = before(Status.RUNNING)
 
 
 class MemoryLedger:
@@ -81,7 +82,7 @@ class MemoryLedger:
     def claim(self, run_id: str, step: int, *, owner: str) -> Claim | None:
         with self._lock:
             row, now = self._runs.get(run_id), self._clock.now()
-            if row is None or row.step != step or row.status is not Status.QUEUED or row.due_at > now:
+            if row is None or row.step != step or row.status not in _CLAIMABLE or row.due_at > now:
                 return None
             row.status, row.owner = Status.RUNNING, owner
             row.wake_by(now + self._timing.lease_s)
