@@ -5,11 +5,9 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any
 
 from pocoflow import codec
-from pocoflow.engine.memory_run import MemoryRun
+from pocoflow.engine.memory_run import Journal, MemoryRun
 from pocoflow.engine.owner import worker_of
 from pocoflow.engine.ports import Clock, EventRow, RunRow, Standing
 from pocoflow.engine.records import (
@@ -48,7 +46,7 @@ class MemoryLedger:
         self._runs: OrderedDict[str, MemoryRun] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.RLock()
-        self._last_event = 0
+        self._journal = Journal(clock)
 
     def encode(self, store: Store) -> str:
         return codec.dumps(store.as_dict())
@@ -72,11 +70,11 @@ class MemoryLedger:
                 epoch=int(held),
                 owner=run.owner,
                 attempt=int(held),
-                created_at=self._timestamp(),
+                created_at=self._journal.timestamp(),
             )
             row.started_at = row.created_at if held else None
             row.wake_by(now + (self._timing.lease_s if held else self._timing.grace_s))
-            self._log_run(row, "flow_start", step=None, node=run.node)
+            self._journal.run(row, "flow_start", step=None, node=run.node)
             return Started(True, row.status, run.input_hash)
 
     def claim(self, run_id: str, step: int, *, owner: str) -> Claim | None:
@@ -88,7 +86,7 @@ class MemoryLedger:
             row.wake_by(now + self._timing.lease_s)
             row.epoch += 1
             row.attempt += 1
-            row.started_at = row.started_at or self._timestamp()
+            row.started_at = row.started_at or self._journal.timestamp()
             unroutable_s = None if row.unroutable_at is None else now - row.unroutable_at
             left_s = None if row.deadline_at is None else row.deadline_at - now
             where = (run_id, row.new.flow_name, step, row.node)
@@ -116,8 +114,8 @@ class MemoryLedger:
             row = self._held(position)
             if row is None:
                 return None
-            self._log(row, "node_start")
-            self._log(row, "node_end", action=record.action, elapsed_ms=record.elapsed_s * 1000)
+            self._journal.step(row, "node_start")
+            self._journal.step(row, "node_end", action=record.action, elapsed_ms=record.elapsed_s * 1000)
             row.states.append(record.state)
             row.step += 1
             row.crashes, row.dispatches, row.unroutable_at, row.failure = 0, 1, None, record.failure
@@ -135,7 +133,7 @@ class MemoryLedger:
             row = self._held(position)
             if row is None or row.attempt != position.attempt:
                 return None
-            self._log_failure(row, failure, "node_error" if retry_in_s is None else "node_retry")
+            self._journal.failure(row, failure, "node_error" if retry_in_s is None else "node_retry")
             row.failure, row.dispatches = failure, 0
             again = Status.RUNNING if hold else Status.QUEUED
             status = _unless_wanted(row, Status.FAILED if retry_in_s is None else again)
@@ -206,7 +204,7 @@ class MemoryLedger:
             wait_s = 0.0 if home == SAME_HOME or row.due_at > now else self._timing.grace_s
             row.dispatches = int(wait_s > 0)  # where no hint is sent at once, a sweep sends the first one
             self._settle(row, Status.QUEUED, due_at=max(now, row.due_at), wait_s=wait_s)
-            self._log_run(row, "run_resumed")
+            self._journal.run(row, "run_resumed")
             return Hint(run_id, row.step, row.queue)
 
     def sweep(self, *, home: str | None = None, crowded: Collection[str | None] = ()) -> list[Hint]:
@@ -260,7 +258,7 @@ class MemoryLedger:
     def _wake(self, row: MemoryRun, home: str | None) -> None:
         now, overdue = self._clock.now(), self._is_overdue(row)
         if row.status is Status.RUNNING and not overdue:
-            self._log(row, "step_lost")
+            self._journal.step(row, "step_lost")
             row.crashes, row.due_at = row.crashes + 1, now
         if overdue and row.want != "cancel":
             self._end(row, OVERDUE, OVERDUE_TEXT)
@@ -284,7 +282,7 @@ class MemoryLedger:
         """End a run as failed for a reason that is not its node's."""
         row.epoch += 1
         row.failure = Failure(error_type, why)
-        self._log(row, "node_error", error=why)
+        self._journal.step(row, "node_error", error=why)
         self._settle(row, Status.FAILED)
 
     def _interrupt(self, row: MemoryRun) -> None:
@@ -311,10 +309,12 @@ class MemoryLedger:
             row.owner = None
         if status is Status.PAUSED:
             row.failure = why
-            self._log_run(row, "run_paused" if why is None else "run_interrupted", error=why and why.message)
+            self._journal.run(
+                row, "run_paused" if why is None else "run_interrupted", error=why and why.message
+            )
         if status.ended:
-            row.completed_at = self._timestamp()
-            self._log_run(row, "flow_end", action=status.value)
+            row.completed_at = self._journal.timestamp()
+            self._journal.run(row, "flow_end", action=status.value)
             self._forget_oldest(row.new.run_id)
 
     def _forget_oldest(self, run_id: str) -> None:
@@ -338,37 +338,6 @@ class MemoryLedger:
 
     def _state(self, row: MemoryRun) -> str:
         return row.states[-1] if row.states else row.new.input
-
-    def _timestamp(self) -> str:
-        return datetime.fromtimestamp(self._clock.now(), UTC).isoformat(timespec="milliseconds")
-
-    def _log_failure(self, row: MemoryRun, failure: Failure, event: str) -> None:
-        elapsed_ms = None if failure.elapsed_s is None else failure.elapsed_s * 1000
-        if elapsed_ms is not None:
-            self._log(row, "node_start")
-        self._log(row, event, error=failure.message, elapsed_ms=elapsed_ms)
-
-    def _log_run(self, row: MemoryRun, event: str, **fields: Any) -> None:
-        """Log something about the run as a whole, which no worker did."""
-        self._log(row, event, **{"attempt": None, "node": None, "worker": None, **fields})
-
-    def _log(self, row: MemoryRun, event: str, *, error: str | None = None, **fields: Any) -> None:
-        self._last_event += 1
-        row.events.append(
-            EventRow(
-                id=self._last_event,
-                run_id=row.new.run_id,
-                step=fields.get("step", row.step),
-                attempt=fields.get("attempt", row.attempt),
-                node_name=fields.get("node", row.node),
-                event=event,
-                action=fields.get("action"),
-                elapsed_ms=fields.get("elapsed_ms"),
-                error_msg=error,
-                worker=fields.get("worker", row.owner and worker_of(row.owner)),
-                ts=self._timestamp(),
-            )
-        )
 
 
 def _unless_wanted(row: MemoryRun, then: Status) -> Status:

@@ -1,10 +1,13 @@
-"""A run as the ledger in memory keeps it, with the names of the columns that databases have for it."""
+"""What the ledger in memory keeps: runs, with the names of the columns that databases have, and histories."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
 
-from pocoflow.engine.ports import EventRow, RunRow
+from pocoflow.engine.owner import worker_of
+from pocoflow.engine.ports import Clock, EventRow, RunRow
 from pocoflow.engine.records import Failure, NewRun, Status
 
 
@@ -59,4 +62,43 @@ class MemoryRun:
             owner=self.owner,
             home=self.home,
             created_at=self.created_at,
+        )
+
+
+class Journal:
+    """Writes into the histories of runs, with ids that count over all of them."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._last_event = 0
+
+    def timestamp(self) -> str:
+        return datetime.fromtimestamp(self._clock.now(), UTC).isoformat(timespec="milliseconds")
+
+    def run(self, row: MemoryRun, event: str, **fields: Any) -> None:
+        """Note something about the run as a whole, which no worker did."""
+        self.step(row, event, **{"attempt": None, "node": None, "worker": None, **fields})
+
+    def failure(self, row: MemoryRun, failure: Failure, event: str) -> None:
+        elapsed_ms = None if failure.elapsed_s is None else failure.elapsed_s * 1000
+        if elapsed_ms is not None:
+            self.step(row, "node_start")
+        self.step(row, event, error=failure.message, elapsed_ms=elapsed_ms)
+
+    def step(self, row: MemoryRun, event: str, *, error: str | None = None, **fields: Any) -> None:
+        self._last_event += 1
+        row.events.append(
+            EventRow(
+                id=self._last_event,
+                run_id=row.new.run_id,
+                step=fields.get("step", row.step),
+                attempt=fields.get("attempt", row.attempt),
+                node_name=fields.get("node", row.node),
+                event=event,
+                action=fields.get("action"),
+                elapsed_ms=fields.get("elapsed_ms"),
+                error_msg=error,
+                worker=fields.get("worker", row.owner and worker_of(row.owner)),
+                ts=self.timestamp(),
+            )
         )
