@@ -225,8 +225,18 @@ def database_name(database: str | Path) -> str:
     return shown(database_url(database))
 
 
+def warn_if_shared_badly(database: str | Path) -> None:
+    """Say, once in each process, what speaks against a database that several processes will use."""
+    from pocoflow.db.connect import database_url
+    from pocoflow.db.shared_file import warn_of_old_sqlite
+
+    if database_url(database).get_backend_name() == "sqlite":
+        warn_of_old_sqlite()
+
+
 def _cluster(database: str | Path, settings: Settings) -> Cluster:
     name = database_name(database)
+    warn_if_shared_badly(database)
     advice = (
         f"start one with POCOFLOW_DATABASE_URL ({name}) and POCOFLOW_BROKER_URL as here, the flow's module "
         "in POCOFLOW_FLOWS, and: celery -A pocoflow.workers worker"

@@ -22,11 +22,13 @@ from sqlalchemy.exc import (
 )
 
 from pocoflow.db.schema import metadata, runs
+from pocoflow.db.shared_file import refuse_network_file
 from pocoflow.engine.clock import SystemClock
 from pocoflow.errors import DatabaseError
 from pocoflow.settings import mask_url
 
 BUSY_TIMEOUT_S = 30.0
+MAX_IDLE_WAL_BYTES = 8 << 20
 SETUP_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 _SETUP_LOCK = 0x706F636F
 _START_HINT = {
@@ -134,11 +136,11 @@ def translated(url: URL) -> Iterator[None]:
 
 
 def is_passing(exc: BaseException) -> bool:
-    """Whether a statement failed for a reason that passes: no connection, a lock, a restart of the server."""
+    """Whether a statement failed for a reason that passes: no connection, a lock, a restart, a full disk."""
     if not isinstance(exc, OperationalError | InterfaceError):
         return False
     if isinstance(exc.orig, sqlite3.Error):
-        return "locked" in str(exc.orig) or "busy" in str(exc.orig)
+        return any(word in str(exc.orig) for word in ("locked", "busy", "full"))
     return True
 
 
@@ -147,7 +149,9 @@ def _open(url: URL) -> Engine:
     options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT", "pool_reset_on_return": None}
     try:
         if url.get_backend_name() == "sqlite":
-            Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+            file = Path(str(url.database))
+            refuse_network_file(file)
+            file.parent.mkdir(parents=True, exist_ok=True)
             engine = create_engine(
                 url, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}, **options
             )
@@ -195,6 +199,8 @@ def _prepare_sqlite(connection: sqlite3.Connection, record: Any) -> None:
     connection.isolation_level = None
     connection.execute("pragma journal_mode=wal")
     connection.execute("pragma synchronous=normal")
+    # A reader that stays for long lets the WAL grow; without a limit it would keep that size for good.
+    connection.execute(f"pragma journal_size_limit={MAX_IDLE_WAL_BYTES}")
 
 
 def _set_up(engine: Engine) -> None:

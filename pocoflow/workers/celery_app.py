@@ -63,5 +63,6 @@ def _say_hello(**_: Any) -> None:
         database=wiring.database_name(settings.database_url),
         broker=mask_url(settings.broker_url),
     )
+    wiring.warn_if_shared_badly(settings.database_url)
     if strange := unknown_names():
         log_event(log, "not settings, perhaps misspelt", level=WARNING, names=", ".join(strange))
