@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pocoflow import client
     from pocoflow.db.workflow_db import WorkflowDB
     from pocoflow.errors import (
         BackendError,
@@ -20,13 +21,16 @@ if TYPE_CHECKING:
         MaxStepsError,
         PocoFlowError,
         PoisonStepError,
+        RetryAfter,
         RunCancelledError,
         RunConflictError,
         RunError,
         RunInterruptedError,
         RunNotFoundError,
+        RunTimeoutError,
         SettingsError,
         StepFailedError,
+        StepTimeoutError,
         StoreError,
         StoreKeyError,
         StoreSchemaError,
@@ -65,14 +69,17 @@ __all__ = [
     "Node",
     "PocoFlowError",
     "PoisonStepError",
+    "RetryAfter",
     "RunCancelledError",
     "RunConflictError",
     "RunError",
     "RunHandle",
     "RunInterruptedError",
     "RunNotFoundError",
+    "RunTimeoutError",
     "SettingsError",
     "StepFailedError",
+    "StepTimeoutError",
     "Store",
     "StoreError",
     "StoreKeyError",
@@ -82,6 +89,7 @@ __all__ = [
     "UnknownFlowError",
     "WaitTimeoutError",
     "WorkflowDB",
+    "client",
     "flow_factory",
 ]
 
@@ -89,6 +97,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "client":
+        return importlib.import_module("pocoflow.client")
     value = getattr(importlib.import_module(_HOMES.get(name, "pocoflow.errors")), name)
     globals()[name] = value
     return value

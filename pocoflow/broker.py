@@ -1,4 +1,4 @@
-"""Celery's side of the executor: the app and its two tasks.
+"""Celery's side of the executor: the app and its three tasks.
 
 A message only says "look at run X, step n". It may be lost, doubled, late or forged without harm: the
 claim in the database decides.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +28,7 @@ log = get_logger("runner")
 
 RUN_STEP = "pocoflow.run_step"
 SWEEP = "pocoflow.sweep"
+EXPIRE = "pocoflow.expire"
 KEY_PREFIX = "pocoflow:"
 DATABASE_HEADER = "pocoflow_database"
 CONNECT_TIMEOUT_S = 2.0
@@ -68,8 +70,8 @@ def make_app(settings: Settings, broker_url: str) -> Celery:
     return app
 
 
-class Publisher:
-    """Sends a task in bounded time, over a connection of each thread's own.
+class Link:
+    """Each thread's own connection to the broker, on which nobody waits for long.
 
     A RabbitMQ without memory holds up who publishes for as long as that lasts, and who then closes the
     connection in due form as well. So one that failed is dropped without a word.
@@ -82,21 +84,28 @@ class Publisher:
 
     def send(self, task: str, **options: Any) -> None:
         """Raises OperationalError when the broker did not take the message."""
-        connection = self._connection()
-        try:
+        with self.connected() as connection:
             self._app.send_task(
                 task, connection=connection, retry=False, confirm_timeout=self._timeout_s, **options
             )
-        except BaseException:
-            self._local.pid = None
-            connection.collect(self._timeout_s)
-            raise
 
-    def _connection(self) -> Any:
+    @contextmanager
+    def connected(self) -> Iterator[Any]:
+        """The connection of this thread; an error in the body drops it."""
         if getattr(self._local, "pid", None) != os.getpid():
             self._local.connection = self._app.connection_for_write()
             self._local.pid = os.getpid()
-        return self._local.connection
+        try:
+            yield self._local.connection
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Drop the connection of this thread; the next message opens another."""
+        if getattr(self._local, "pid", None) == os.getpid():
+            self._local.pid = None
+            self._local.connection.collect(self._timeout_s)
 
 
 def _amqp_options() -> dict[str, Any]:
@@ -124,16 +133,8 @@ def register_run_step(app: Celery, run_step: Callable[[Hint, str | None], None])
     @app.task(name=RUN_STEP, bind=True, shared=False)  # type: ignore[untyped-decorator]
     def _run_step(task: Any, run_id: Any = None, step: Any = None, *_: Any, **__: Any) -> None:
         hint = _valid_hint(run_id, step)
-        if hint is None:
-            log_event(
-                log,
-                "malformed message dropped",
-                level=WARNING,
-                run_id=_shape(run_id),
-                step=_shape(step),
-            )
-            return
-        run_step(hint, (task.request.headers or {}).get(DATABASE_HEADER))
+        if hint is not None:
+            run_step(hint, (task.request.headers or {}).get(DATABASE_HEADER))
 
 
 def register_sweep(app: Celery, sweep: Callable[[], None], *, sweep_s: float) -> None:
@@ -146,9 +147,52 @@ def register_sweep(app: Celery, sweep: Callable[[], None], *, sweep_s: float) ->
     app.steps["consumer"].add(_sweeper(app, sweep_s))
 
 
+def register_expire(app: Celery, expire: Callable[[Hint, str], None]) -> None:
+    """Give the app the task that takes a step back from a process that has died."""
+
+    @app.task(name=EXPIRE, shared=False)  # type: ignore[untyped-decorator]
+    def _expire(run_id: Any = None, step: Any = None, worker: Any = None, *_: Any, **__: Any) -> None:
+        hint = _valid_hint(run_id, step)
+        if hint is not None and _is_name(worker):
+            expire(hint, worker)
+
+
+def report_death(app: Celery, args: Sequence[Any], worker: str) -> None:
+    """Ask any worker to take back the step that a process was busy with when it died.
+
+    Args:
+        app: Of the worker whose process it was.
+        args: Of the message that the process was executing.
+        worker: Name of the process.
+    """
+    link = Link(app, timeout_s=CONNECT_TIMEOUT_S)
+    try:
+        link.send(EXPIRE, args=(*args[:2], worker), queue=_sweep_queue(app))
+    except OperationalError as exc:
+        log_event(
+            log,
+            "death of a process not reported, broker is away",
+            level=WARNING,
+            worker=worker,
+            error=str(exc),
+        )
+    finally:
+        link.close()
+
+
 def _valid_hint(run_id: Any, step: Any) -> Hint | None:
-    known = isinstance(run_id, str) and 0 < len(run_id) <= MAX_NAME_LENGTH and run_id.isprintable()
-    return Hint(run_id, step) if known and type(step) is int and 0 <= step <= MAX_STEP else None
+    if _is_name(run_id) and type(step) is int and 0 <= step <= MAX_STEP:
+        return Hint(run_id, step)
+    log_event(log, "malformed message dropped", level=WARNING, run_id=_shape(run_id), step=_shape(step))
+    return None
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_NAME_LENGTH and value.isprintable()
+
+
+def _sweep_queue(app: Celery) -> str:
+    return f"{app.conf.task_default_queue}.sweep"
 
 
 def _shape(value: Any) -> str:
@@ -161,8 +205,8 @@ def _sweeper(app: Celery, sweep_s: float) -> type[bootsteps.StartStopStep]:
 
     The main process itself must stay free of database connections, which its children would inherit.
     """
-    queue = f"{app.conf.task_default_queue}.sweep"
-    publisher = Publisher(app, timeout_s=CONNECT_TIMEOUT_S)
+    queue = _sweep_queue(app)
+    link = Link(app, timeout_s=CONNECT_TIMEOUT_S)
 
     class Sweeper(bootsteps.StartStopStep):  # type: ignore[misc]
         requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -188,7 +232,7 @@ def _sweeper(app: Celery, sweep_s: float) -> type[bootsteps.StartStopStep]:
             if monotonic() < self.silent_until:
                 return
             try:
-                publisher.send(SWEEP, queue=queue, expires=sweep_s)
+                link.send(SWEEP, queue=queue, expires=sweep_s)
             except OperationalError as exc:
                 # This loop has other work than to wait for such a broker again and again.
                 self.silent_until = monotonic() + TIMEOUT_S

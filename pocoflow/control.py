@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Any, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from redis.utils import str_if_bytes
 
 from pocoflow.logging import WARNING, get_logger, log_event
 from pocoflow.pipelined import Pipelined
@@ -23,6 +25,7 @@ PREFIX = "pocoflow:"
 DONE_CHANNEL = f"{PREFIX}done"
 TIMEOUT_S = 0.5
 SILENCE_S = 5.0
+QUIET_S = 10.0
 FLAG_TTL_S = 24 * 3600
 
 
@@ -44,8 +47,8 @@ class RedisFlags:
         self._ahead = Pipelined(self._client)
         self._asked = threading.local()
         self._silent_until = 0.0
-        self._ended = threading.Condition()
-        self._listener: threading.Thread | None = None
+        self._heard: frozenset[Callable[[str], None]] = frozenset()
+        self._listener_pid: int | None = None
 
     def ask_cancel(self, run_id: str) -> None:
         self._try(lambda: self._client.set(_cancel_key(run_id), 1, ex=FLAG_TTL_S))
@@ -68,12 +71,11 @@ class RedisFlags:
     def announce_end(self, run_id: str) -> None:
         self._try(lambda: self._client.publish(DONE_CHANNEL, run_id))
 
-    def wait_for_end(self, run_ids: Iterable[str], timeout_s: float) -> None:
-        with self._ended:
-            if self._listener is None:
-                self._listener = threading.Thread(target=self._listen, name="pocoflow-wakeups", daemon=True)
-                self._listener.start()
-            self._ended.wait(timeout_s)
+    def hear_ends(self, heard: Callable[[str], None]) -> None:
+        self._heard |= {heard}
+        if self._listener_pid != os.getpid():  # a fork copies no threads
+            self._listener_pid = os.getpid()
+            threading.Thread(target=self._listen_forever, name="pocoflow-wakeups", daemon=True).start()
 
     def complain(self, run_id: str, text: str) -> None:
         """Leave a message for whoever waits for this run."""
@@ -100,18 +102,43 @@ class RedisFlags:
             )
             return None
 
-    def _listen(self) -> None:
+    def _listen_forever(self) -> None:
+        told = False
         while True:
             try:
-                with self._client.pubsub(ignore_subscribe_messages=True) as channel:
-                    channel.subscribe(DONE_CHANNEL)
-                    while True:
-                        if channel.get_message(timeout=60.0) is not None:
-                            with self._ended:
-                                self._ended.notify_all()
-            except redis.RedisError:
-                # Waiters poll the ledger anyway; try again when Redis may be back.
+                for run_id in self._announcements():
+                    told = False
+                    for heard in self._heard:
+                        heard(run_id)
+            except redis.RedisError as exc:
+                # Whoever waits polls the ledger anyway; try again when Redis may be back.
+                if not told:
+                    log_event(
+                        log,
+                        "no wake-ups from Redis, asking the database until it is back",
+                        level=WARNING,
+                        url=mask_url(self._url),
+                        error=str(exc),
+                    )
+                told = True
                 threading.Event().wait(SILENCE_S)
+
+    def _announcements(self) -> Iterator[str]:
+        """Yield what is announced; raises RedisError when the connection is lost, silently too."""
+        with self._client.pubsub() as channel:
+            channel.subscribe(DONE_CHANNEL)
+            asked = True
+            while True:
+                message = channel.get_message(timeout=TIMEOUT_S if asked else QUIET_S)
+                if message is not None:
+                    asked = False
+                    if message["type"] == "message":
+                        yield str_if_bytes(message["data"])
+                elif asked:
+                    raise redis.TimeoutError("no answer on the connection for wake-ups")
+                else:
+                    channel.ping()
+                    asked = True
 
 
 def _cancel_key(run_id: str) -> str:

@@ -15,10 +15,11 @@ from uuid import uuid4
 import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
+from kombu.transport import virtual
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from pocoflow.broker import CONNECT_TIMEOUT_S, DATABASE_HEADER, KEY_PREFIX, RUN_STEP, TIMEOUT_S, Publisher
+from pocoflow.broker import CONNECT_TIMEOUT_S, DATABASE_HEADER, KEY_PREFIX, RUN_STEP, TIMEOUT_S, Link
 from pocoflow.engine.ports import Dispatcher
 from pocoflow.engine.records import Hint
 from pocoflow.errors import BrokerError
@@ -62,13 +63,28 @@ class _Dispatcher(ABC):
         if monotonic() < self._silent_until:
             raise BrokerError(f"broker {self._broker} did not answer a moment ago")
         try:
-            self._publish(hint, (self._use_node_queues and hint.queue) or self._default_queue)
+            self._publish(hint, self._queue(hint.queue))
         except (OperationalError, redis.RedisError, OSError) as exc:
             self._silent_until = monotonic() + SILENCE_S
             raise BrokerError(f"broker {self._broker} failed: {exc}: {self._start_hint}") from exc
 
+    def waiting(self, queue: str | None) -> int:
+        """Return how many messages wait in a queue; 0 when the broker does not answer."""
+        if monotonic() < self._silent_until:
+            return 0
+        try:
+            return self._length(self._queue(queue))
+        except (OperationalError, redis.RedisError, OSError):
+            return 0
+
+    def _queue(self, asked: str | None) -> str:
+        return (self._use_node_queues and asked) or str(self._default_queue)
+
     @abstractmethod
     def _publish(self, hint: Hint, queue: str) -> None: ...
+
+    @abstractmethod
+    def _length(self, queue: str) -> int: ...
 
 
 class CeleryDispatcher(_Dispatcher):
@@ -76,11 +92,24 @@ class CeleryDispatcher(_Dispatcher):
 
     def __init__(self, app: Celery, *, database: str | None = None, use_node_queues: bool = True) -> None:
         super().__init__(app, database=database, use_node_queues=use_node_queues)
-        self._publisher = Publisher(app, timeout_s=TIMEOUT_S)
+        self._link = Link(app, timeout_s=TIMEOUT_S)
 
     def _publish(self, hint: Hint, queue: str) -> None:
-        args = (hint.run_id, hint.step)
-        self._publisher.send(RUN_STEP, args=args, queue=queue, headers=self._headers)
+        self._link.send(RUN_STEP, args=(hint.run_id, hint.step), queue=queue, headers=self._headers)
+
+    def _length(self, queue: str) -> int:
+        with self._link.connected() as connection:
+            channel = connection.channel()
+            if isinstance(channel, virtual.Channel):
+                # A passive declaration asks for the key without its prefix here, and finds nothing.
+                length = int(channel._size(queue))  # type: ignore[no-untyped-call]
+            else:
+                try:
+                    length = int(channel.queue_declare(queue, passive=True).message_count)
+                except connection.channel_errors:  # no such queue, so nothing waits there
+                    return 0
+            channel.close()
+            return length
 
 
 class RedisDispatcher(_Dispatcher):
@@ -94,14 +123,14 @@ class RedisDispatcher(_Dispatcher):
     def __init__(self, app: Celery, *, database: str | None = None, use_node_queues: bool = True) -> None:
         super().__init__(app, database=database, use_node_queues=use_node_queues)
         self._origin = f"gen{os.getpid()}@{socket.gethostname()}"
-        client = redis.Redis.from_url(
+        self._client: Any = redis.Redis.from_url(
             app.conf.broker_url,
             socket_timeout=TIMEOUT_S,
             socket_connect_timeout=CONNECT_TIMEOUT_S,
             socket_keepalive=True,
             retry=Retry(NoBackoff(), 0),
         )
-        self._redis = Pipelined(client)
+        self._redis = Pipelined(self._client)
         self._last_used = 0.0
 
     def _publish(self, hint: Hint, queue: str) -> None:
@@ -116,6 +145,9 @@ class RedisDispatcher(_Dispatcher):
             # The server closed the connection while it was idle, or was restarted.
             self._redis.send("LPUSH", KEY_PREFIX + queue, message)
             self._redis.answer()
+
+    def _length(self, queue: str) -> int:
+        return int(self._client.llen(KEY_PREFIX + queue))
 
     def _message(self, hint: Hint, queue: str, task_id: str) -> dict[str, Any]:
         """Celery's message protocol 2 in kombu's envelope for Redis."""

@@ -11,8 +11,9 @@ import queue
 import socket
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import islice
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -25,10 +26,11 @@ from kombu.transport import TRANSPORT_ALIASES, memory, virtual
 
 from pocoflow.broker import make_app, register_run_step
 from pocoflow.dispatch import make_dispatcher
-from pocoflow.engine.deliver import deliver
+from pocoflow.engine.deliver import crowded_queues, deliver
+from pocoflow.engine.faults import Deliver, Faults
 from pocoflow.engine.graph import Definition
 from pocoflow.engine.ports import Ledger, Ports, is_settled
-from pocoflow.engine.records import Fenced, Finish, Hint, Outcome, Status
+from pocoflow.engine.records import Continue, Finish, Hint, Outcome, Status
 from pocoflow.errors import BrokerError, DatabaseError, InvalidTransitionError
 from pocoflow.logging import ERROR, get_logger, log_event
 from pocoflow.settings import Settings
@@ -37,6 +39,7 @@ log = get_logger("runner")
 
 SCHEME = "pocoflow-memory"
 START_TIMEOUT_S = 10.0
+LOOKS_PER_SWEEP = 50
 
 
 class Bell:
@@ -144,23 +147,35 @@ class _Worker(WorkController):  # type: ignore[misc]
 class EmbeddedWorker:
     """Executes the runs that this process starts, until the process ends."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, faults: Faults | None = None) -> None:
         name = f"{socket.gethostname()}:{os.getpid()}"
         self.home = f"embedded:{name}:{uuid4().hex}"
         self._name = name
         self._settings = settings
         self._runs: dict[str, tuple[Definition, Ports]] = {}
+        # Those of them for which no hint is on its way, in the order in which to look at them.
+        self._idle: dict[str, None] = {}
+        self._lock = threading.Lock()
         self._standing_by: dict[str, tuple[Definition, Ports]] = {}
         private = settings.model_copy(update={"queue": f"embedded-{uuid4().hex}"})
         self._app = make_app(private, f"{SCHEME}://localhost")
         self._app.conf.worker_prefetch_multiplier = 0
         register_run_step(self._app, self._run_step)
         self._dispatcher = make_dispatcher(self._app, use_node_queues=False)
+        self._deliver_hint: Deliver = deliver
+        if faults is not None:
+            self._dispatcher = faults.dispatcher(self._dispatcher)
+            self._deliver_hint = faults.deliver(deliver)
         self._start()
 
     def execute(self, hint: Hint, definition: Definition, ports: Ports) -> None:
         """Take a run on, from this step."""
-        self._runs[hint.run_id] = (definition, ports)
+        with self._lock:
+            self._runs[hint.run_id] = (definition, ports)
+        self._dispatcher.send(hint)
+
+    def remind(self, hint: Hint) -> None:
+        """Go on at once with a run of this process that waits to be found by its sweep."""
         self._dispatcher.send(hint)
 
     def stand_by(self, run_id: str, definition: Definition, ports: Ports) -> None:
@@ -181,22 +196,22 @@ class EmbeddedWorker:
         known = self._runs.get(hint.run_id)
         if known is None:
             return
-        definition, ports = known
+        self._idle.pop(hint.run_id, None)
+        outcome = None
         try:
-            outcome = self._deliver(hint, definition, ports)
+            outcome = self._deliver(hint, *known)
         except DatabaseError as exc:
             # Nothing is lost: a sweep brings the run up again.
             log_event(
                 log, "step not executed", level=ERROR, run_id=hint.run_id, step=hint.step, error=str(exc)
             )
-            return
-        # Not on Fenced alone: another thread here may have taken the step over and still need the entry.
-        doubtful = outcome is None or isinstance(outcome, Fenced)
-        if isinstance(outcome, Finish) or (doubtful and _ended(hint.run_id, ports.ledger)):
-            self._runs.pop(hint.run_id, None)
+        if isinstance(outcome, Finish):
+            self._forget(hint.run_id, known)
+        elif not isinstance(outcome, Continue):
+            self._idle[hint.run_id] = None
 
     def _deliver(self, hint: Hint, definition: Definition, ports: Ports) -> Outcome | None:
-        return deliver(
+        return self._deliver_hint(
             hint,
             find_flow=lambda position: definition,
             ports=ports,
@@ -209,17 +224,39 @@ class EmbeddedWorker:
         """In a thread of its own: runs that wait for a free one must not look abandoned to others."""
         pause = threading.Event()
         while not pause.wait(self._settings.sweep_s):
-            try:
-                self._sweep()
-            except DatabaseError as exc:
-                log_event(log, "sweep failed", level=ERROR, error=str(exc))
+            for ledger in self._ledgers():
+                with _outage_logged("sweep failed"):
+                    self._sweep(ledger)
+            with _outage_logged("sweep failed"):
+                self._sweep_runs()
 
-    def _sweep(self) -> None:
-        for ledger in self._ledgers():
-            for hint in ledger.sweep(home=self.home):
-                self._dispatcher.send(hint)
+    def _sweep(self, ledger: Ledger) -> None:
+        crowded = crowded_queues(self._dispatcher, (None,))
+        for hint in ledger.sweep(home=self.home, crowded=crowded):
+            self._dispatcher.send(hint)
+
+    def _sweep_runs(self) -> None:
         for run_id, (definition, ports) in list(self._standing_by.items()):
             self._take_over(run_id, definition, ports)
+        self._forget_ended()
+
+    def _forget_ended(self) -> None:
+        """Look at some runs that wait: anybody may have cancelled them, or have taken them elsewhere."""
+        for run_id in list(islice(self._idle, LOOKS_PER_SWEEP)):
+            known = self._runs.get(run_id)
+            self._idle.pop(run_id, None)
+            if known is None:
+                continue
+            self._idle[run_id] = None
+            row = known[1].ledger.get_run(run_id)
+            if row is None or Status(row["status"]).ended or row["home"] != self.home:
+                self._forget(run_id, known)
+
+    def _forget(self, run_id: str, known: tuple[Definition, Ports]) -> None:
+        """Unless it was resumed meanwhile, and so taken on once more."""
+        with self._lock:
+            if self._runs.get(run_id) is known:
+                del self._runs[run_id]
 
     def _take_over(self, run_id: str, definition: Definition, ports: Ports) -> None:
         """Go on with a run whose process has gone; leave it alone as long as that process lives."""
@@ -229,7 +266,9 @@ class EmbeddedWorker:
         self._standing_by.pop(run_id, None)
         if row is not None and row["status"] == Status.PAUSED:
             with suppress(InvalidTransitionError):  # somebody else was quicker
-                self.execute(ports.ledger.resume(run_id, home=self.home), definition, ports)
+                hint = ports.ledger.resume(run_id, home=self.home)
+                if hint is not None:
+                    self.execute(hint, definition, ports)
 
     def _ledgers(self) -> list[Ledger]:
         known = [*self._runs.values(), *self._standing_by.values()]
@@ -240,7 +279,10 @@ class EmbeddedWorker:
         """At the end of the process: leave no run behind as "running", and tell the user."""
         if pid != os.getpid():
             return
-        interrupted = [run_id for ledger in self._ledgers() for run_id in ledger.interrupt(self.home)]
+        interrupted: list[str] = []
+        for ledger in self._ledgers():
+            with _outage_logged("runs not paused, a sweep will when it is back"):
+                interrupted += ledger.interrupt(self.home)
         if interrupted:
             more = f" and {len(interrupted) - 1} more" if len(interrupted) > 1 else ""
             print(
@@ -250,6 +292,10 @@ class EmbeddedWorker:
             )
 
 
-def _ended(run_id: str, ledger: Ledger) -> bool:
-    row = ledger.get_run(run_id)
-    return row is None or Status(row["status"]).ended
+@contextmanager
+def _outage_logged(what: str) -> Iterator[None]:
+    """One database that is away must not keep the others from being looked after."""
+    try:
+        yield
+    except DatabaseError as exc:
+        log_event(log, what, level=ERROR, error=str(exc))

@@ -14,12 +14,15 @@
     │   ├─ CheckpointNotFoundError(KeyError)
     │   ├─ StepFailedError                       node, step, attempts, error type and text
     │   │   └─ PoisonStepError                   the step ended its worker too often
+    │   ├─ StepTimeoutError(TimeoutError)        one try of a step took longer than Node.timeout
+    │   ├─ RunTimeoutError(TimeoutError)         the run took longer than Flow.timeout
     │   ├─ RunCancelledError
     │   ├─ RunInterruptedError                   the process that ran it ended; the run can go on
     │   ├─ MaxStepsError(RuntimeError)
     │   ├─ RunConflictError                      same run_id, other input
     │   └─ InvalidTransitionError
     ├─ WaitTimeoutError(TimeoutError)
+    ├─ RetryAfter                                raised by a node: try again after so many seconds
     └─ BackendError
         ├─ DatabaseError
         └─ BrokerError
@@ -138,12 +141,20 @@ class PoisonStepError(StepFailedError):
     """The step ended the process of its worker, or lost its lease, more often than allowed."""
 
 
+class StepTimeoutError(RunError, TimeoutError):
+    """One try of a step took longer than its node's timeout."""
+
+
+class RunTimeoutError(RunError, TimeoutError):
+    """The run was not done within its flow's timeout."""
+
+
 class RunCancelledError(RunError):
     """The run was cancelled."""
 
 
 class RunInterruptedError(RunError):
-    """The process that ran it has ended; the run is paused and can go on."""
+    """The process that ran it has ended, or its `flow.run` was paused; the run can go on."""
 
 
 class MaxStepsError(RunError, RuntimeError):
@@ -160,6 +171,35 @@ class InvalidTransitionError(RunError):
 
 class WaitTimeoutError(PocoFlowError, TimeoutError):
     """The run did not end in time; it goes on."""
+
+
+class RetryAfter(PocoFlowError):
+    """For a node's `exec` to raise: try again, but not before so many seconds.
+
+    Counts as a try like any other failure, and waits for exactly this long instead of `retry_delay`.
+
+    Args:
+        seconds: From now; 0 or more.
+        message: What to tell when no try is left.
+
+    Raises:
+        ValueError: The seconds are negative or no number.
+
+    >>> print(RetryAfter(30, "the API asks to slow down"))
+    the API asks to slow down (try again after 30 s)
+    """
+
+    def __init__(self, seconds: float, message: str = "not now") -> None:
+        if not 0 <= seconds < float("inf"):
+            raise ValueError(f"RetryAfter takes seconds, 0 or more, got {seconds!r}")
+        super().__init__(seconds, message)
+
+    @property
+    def seconds(self) -> float:
+        return float(self.args[0])
+
+    def __str__(self) -> str:
+        return f"{self.args[1]} (try again after {self.seconds:g} s)"
 
 
 class BackendError(PocoFlowError):

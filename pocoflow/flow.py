@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import socket
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
@@ -39,6 +41,10 @@ class Flow:
         db_path: Where to keep history: an SQLite file or a SQLAlchemy URL. Without it, `run` keeps none.
         run_id: Id for the next runs; left out, each run gets one of its own.
         flow_name: Shown in history, and how workers find the flow; the start node's class name by default.
+        timeout: Seconds after its start at which a run fails if it has not ended; None for any time.
+        max_inline_steps: How many steps in a row a worker may execute before it hands the run on: less to
+            do for the broker with many cheap steps, at the price of other runs waiting a little longer.
+            Each step is committed all the same.
 
     Raises:
         DefinitionError: The graph or an argument cannot work.
@@ -52,15 +58,23 @@ class Flow:
         db_path: str | Path | None = None,
         run_id: str | None = None,
         flow_name: str | None = None,
+        timeout: float | None = None,
+        max_inline_steps: int = 1,
     ) -> None:
         if not isinstance(start, Node):
             raise DefinitionError(f"a flow starts with a Node object, got {start!r}")
         if not isinstance(max_steps, int) or max_steps < 1:
             raise DefinitionError(f"max_steps must be 1 or more, got {max_steps!r}")
+        if timeout is not None and not (isinstance(timeout, int | float) and 0 < timeout < math.inf):
+            raise DefinitionError(f"timeout must be more than 0 seconds, or None, got {timeout!r}")
+        if not isinstance(max_inline_steps, int) or max_inline_steps < 1:
+            raise DefinitionError(f"max_inline_steps must be 1 or more, got {max_inline_steps!r}")
         self.start = start
         self.checkpoint_dir = None if checkpoint_dir is None else Path(checkpoint_dir)
         self.max_steps = max_steps
         self.db_path = db_path
+        self.timeout = timeout
+        self.max_inline_steps = max_inline_steps
         self.run_id = None if run_id is None else _checked_id(run_id, "run_id")
         self.flow_name = _checked_id(flow_name or type(start).__name__, "flow_name")
         self._hooks = Hooks()
@@ -90,7 +104,9 @@ class Flow:
             DefinitionError: The graph cannot work.
         """
         folder = None if self.checkpoint_dir is None else str(self.checkpoint_dir)
-        return Definition(self.flow_name, Graph(self.start), self._hooks, self.max_steps, folder)
+        return Definition(
+            self.flow_name, Graph(self.start), self._hooks, self.max_steps, folder, self.max_inline_steps
+        )
 
     def run(
         self, store: Store | dict[str, Any], resume_from: Node | str | None = None, run_id: str | None = None
@@ -108,8 +124,11 @@ class Flow:
         Raises:
             Exception: What the failing node raised.
             MaxStepsError: The run took too many steps; a RuntimeError.
+            StepTimeoutError: A node took longer than its timeout.
+            RunTimeoutError: The run took longer than the flow's timeout.
             RunConflictError: There is a run of this id already.
             RunCancelledError: Another process cancelled the run.
+            RunInterruptedError: Another process paused the run; it can go on by `run_background`.
             DatabaseError: The history cannot be written.
         """
         store = _as_store(store)
@@ -126,9 +145,9 @@ class Flow:
             )
         log_event(log, "run started", run_id=new.run_id, flow=self.flow_name, node=new.node)
         run_inline(
-            Position(new.run_id, new.flow_name, 0, new.node, 1, owner),
+            Position(new.run_id, new.flow_name, 0, new.node, 1, owner, left_s=self.timeout),
             store,
-            flow=definition,
+            flow=wiring.with_faults(definition, ports),
             ports=ports,
             home=home,
         )
@@ -141,7 +160,7 @@ class Flow:
 
         With POCOFLOW_BROKER_URL set, Celery workers execute it; otherwise a worker inside this process
         does. A second start with the same run_id and the same input returns the same run, and lets it
-        go on when the process that ran it was interrupted.
+        go on when the process that ran it was interrupted; a run that was paused stays paused.
 
         Args:
             store: The input; it is copied, so read the result from the handle.
@@ -168,7 +187,13 @@ class Flow:
             executor.stand_by(new.run_id, definition)
         log_event(log, "run started", run_id=new.run_id, flow=self.flow_name, created=started.created)
         return RunHandle(
-            new.run_id, ledger=ports.ledger, flags=ports.flags, clock=ports.clock, advice=executor.advice
+            new.run_id,
+            ledger=ports.ledger,
+            flags=ports.flags,
+            clock=ports.clock,
+            room=wiring.waiting_room(ports),
+            advice=executor.advice,
+            resume=partial(_resume, executor, definition),
         )
 
     def _run_id(self, given: str | None) -> str:
@@ -202,6 +227,7 @@ class Flow:
             input_hash=_input_hash(self.flow_name, node, state),
             home=home,
             owner=owner,
+            timeout_s=self.timeout,
         )
 
 
@@ -223,6 +249,15 @@ def _go_on(new: NewRun, known: Started, ports: Ports) -> Hint | None:
         return ports.ledger.resume(new.run_id, home=new.home)
     except InvalidTransitionError:
         return None  # Another process was quicker to let it go on.
+
+
+def _resume(executor: wiring.Executor, definition: Definition, run_id: str) -> Status:
+    """Let a run go on where this flow would be executed now."""
+    hint = executor.ports.ledger.resume(run_id, home=executor.home)
+    if hint is None:
+        return Status.RUNNING
+    executor.execute(hint, definition)
+    return Status.QUEUED
 
 
 def _as_store(store: Store | Mapping[str, Any]) -> Store:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from pocoflow.engine.graph import Definition
 from pocoflow.engine.records import Position
@@ -26,6 +26,11 @@ def flow_factory(function: F) -> F:
     """
     setattr(function, _FACTORY_MARK, True)
     return function
+
+
+def is_flow_factory(value: object) -> TypeGuard[Callable[[], object]]:
+    """Whether `flow_factory` has marked it."""
+    return getattr(value, _FACTORY_MARK, None) is True
 
 
 class Registry:
@@ -102,7 +107,7 @@ def _flows_in(module: ModuleType) -> list[Flow]:
     for value in {id(value): value for value in vars(module).values()}.values():
         if isinstance(value, Flow):
             found.append(value)
-        elif getattr(value, _FACTORY_MARK, None) is True and value.__module__ == module.__name__:
+        elif is_flow_factory(value) and value.__module__ == module.__name__:
             found.append(_made_by(value))
     return found
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from math import inf
 
 from pocoflow import codec
-from pocoflow.engine.ports import Clock, ControlFlags, EventRow, Ledger, RunRow, is_settled
-from pocoflow.engine.records import POISON, Status
+from pocoflow.engine.ports import Clock, ControlFlags, EventRow, Ledger, RunRow, Standing, is_settled
+from pocoflow.engine.records import OVERDUE, POISON, Status
+from pocoflow.engine.waiting import FIRST_PAUSE_S, LONGEST_PAUSE_S, WaitingRoom
 from pocoflow.errors import (
     DatabaseError,
     MaxStepsError,
@@ -15,34 +17,40 @@ from pocoflow.errors import (
     RunCancelledError,
     RunInterruptedError,
     RunNotFoundError,
+    RunTimeoutError,
     StepFailedError,
     UnknownFlowError,
     WaitTimeoutError,
 )
-from pocoflow.logging import WARNING, get_logger, log_event
 from pocoflow.store import Store
 
-log = get_logger("runner")
-
-FIRST_PAUSE_S = 0.02
-LONGEST_PAUSE_S = 0.5
 UNCLAIMED_AFTER_S = 10.0
 
 
 class RunHandle:
-    """A run that was started with `Flow.run_background`.
+    """A run, from `Flow.run_background` or, by its id, from `pocoflow.client.handle`.
 
     Any number of handles may look at one run, from any process that reaches its database.
     """
 
     def __init__(
-        self, run_id: str, *, ledger: Ledger, flags: ControlFlags, clock: Clock, advice: str | None
+        self,
+        run_id: str,
+        *,
+        ledger: Ledger,
+        flags: ControlFlags,
+        clock: Clock,
+        room: WaitingRoom,
+        advice: str | None,
+        resume: Callable[[str], Status],
     ) -> None:
         self.run_id = run_id
         self._ledger = ledger
         self._flags = flags
         self._clock = clock
+        self._room = room
         self._advice = advice
+        self._resume = resume
 
     def __repr__(self) -> str:
         return f"RunHandle({self.run_id!r})"
@@ -76,75 +84,116 @@ class RunHandle:
             StepFailedError: A node failed for good; carries node, step, attempts and the remote error.
             PoisonStepError: A step cost too many workers.
             MaxStepsError: It took too many steps.
+            RunTimeoutError: It took longer than its flow's timeout.
             UnknownFlowError: No worker knew the flow.
             RunCancelledError: It was cancelled.
             RunInterruptedError: The process that ran it has ended; the run can go on.
+            DatabaseError: The time was up while the database was away.
         """
-        began = self._clock.monotonic()
-        deadline = None if timeout is None else began + timeout
-        pause_s, patience = FIRST_PAUSE_S, _Patience(began)
-        while not is_settled(row := self._look(deadline)):
-            now = self._clock.monotonic()
-            if deadline is not None and now >= deadline:
-                raise WaitTimeoutError(
-                    f"run {self.run_id!r} is still {row['status']} at step {row['total_steps']} "
-                    f"({row['current_node']}) after {timeout:g} s: it goes on, wait again or cancel it"
-                )
-            if patience.is_lost(row, now):
+        now = self._clock.monotonic
+        patience = _Patience(now())
+        deadline = inf if timeout is None else now() + timeout
+        while (row := self._look(deadline, patience.is_lost)) is None or not is_settled(row):
+            if now() >= deadline:
+                raise self._too_late(row, timeout)
+            if row is not None and patience.is_lost(row, now()):
+                patience.end()
                 self._advise(row)
-            left_s = pause_s if deadline is None else min(pause_s, deadline - now)
-            self._flags.wait_for_end((self.run_id,), left_s)
-            pause_s = min(pause_s * 1.5, LONGEST_PAUSE_S)
         if row["status"] != Status.COMPLETED:
             raise _error(row)
-        return self.store
+        return self._result(deadline)
 
-    def cancel(self) -> str:
+    def pause(self) -> str:
+        """Let the run rest before its next step, until `resume`; safe to repeat.
+
+        A step that is being executed ends first. If that ends the run, or the run was to be cancelled, it
+        has ended. `wait` goes on waiting for a paused run.
+
+        Returns:
+            The status now: "paused", or "running" while a step is being executed.
+
+        Raises:
+            InvalidTransitionError: It has ended.
+        """
+        return self._ledger.pause(self.run_id).value
+
+    def resume(self) -> str:
+        """Let a paused or failed run go on after its last checkpoint, with all the tries of a new step.
+
+        What is left of a retry delay is still waited for. A pause that has not come yet is taken back.
+
+        Returns:
+            The status now: "queued", or "running" when it had not been paused yet.
+
+        Raises:
+            InvalidTransitionError: It is neither, or nobody is there who could go on with it.
+        """
+        return self._resume(self.run_id).value
+
+    def cancel(self, force: bool = False) -> str:
         """Ask the run to stop; no further step starts once this has returned.
 
         A step that is being executed ends first; it can see the wish as `self.cancelled`. A run that has
         ended stays as it is.
 
+        Args:
+            force: Do not wait for that step: the run ends now, and the step's result is discarded.
+
         Returns:
             The status now: "cancelled", or "running" while a step is being executed.
         """
-        status = self._ledger.cancel(self.run_id)
+        status = self._ledger.cancel(self.run_id, force=force)
         self._flags.ask_cancel(self.run_id)
         if status.ended:
             self._flags.announce_end(self.run_id)
         return status.value
 
     def events(self, follow: bool = False) -> Iterator[EventRow]:
-        """Yield the event log from its beginning; with `follow`, until the run has ended or is paused."""
-        after, pause_s = 0, FIRST_PAUSE_S
+        """Yield the event log from its beginning; with `follow`, until it has ended or was interrupted."""
+        after, pause_s = 0, 0.0
         while True:
-            settled = not follow or is_settled(self._look())
+            settled = not follow or self._settles_within(pause_s)
             entries = self._ledger.get_events(self.run_id, after=after)
             for entry in entries:
                 after = entry["id"]
                 yield entry
             if settled:
                 return
-            pause_s = FIRST_PAUSE_S if entries else min(pause_s * 1.5, LONGEST_PAUSE_S)
-            self._flags.wait_for_end((self.run_id,), pause_s)
+            pause_s = FIRST_PAUSE_S if entries else min(max(2 * pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
 
-    def _look(self, deadline: float | None = None) -> RunRow:
-        """Read the run; waits for a database that is away, until the deadline."""
+    def _look(
+        self, deadline: float, until: Callable[[Standing, float], bool], pause_s: float = FIRST_PAUSE_S
+    ) -> Standing | None:
+        """Wait until the run has settled, or stands as `until` wants it; see `WaitingRoom.wait`."""
+        row = self._room.wait(
+            self.run_id,
+            until=lambda row, now: is_settled(row) or until(row, now),
+            deadline=deadline,
+            pause_s=pause_s,
+        )
+        if row is not None and row["status"] == Status.PAUSED and is_settled(row):
+            # Perhaps this process is just taking it over: look again before it counts as interrupted.
+            self._clock.sleep(LONGEST_PAUSE_S)
+            row = self._room.wait(self.run_id, until=lambda row, now: True, deadline=deadline)
+        return row
+
+    def _settles_within(self, seconds: float) -> bool:
+        """Whether the run settles in this time; a database that is away does not count as time."""
         while True:
             try:
-                row = self._row()
-                if row["status"] == Status.PAUSED:
-                    # Perhaps this process is just taking it over: look again before it counts as interrupted.
-                    self._clock.sleep(LONGEST_PAUSE_S)
-                    row = self._row()
-                return row
-            except DatabaseError as exc:
-                if deadline is not None and self._clock.monotonic() >= deadline:
-                    raise
-                log_event(
-                    log, "database is away, still waiting", level=WARNING, run_id=self.run_id, error=str(exc)
-                )
+                row = self._look(self._clock.monotonic() + seconds, _never, LONGEST_PAUSE_S)
+            except DatabaseError:
                 self._clock.sleep(LONGEST_PAUSE_S)
+            else:
+                return row is not None and is_settled(row)
+
+    def _result(self, deadline: float) -> Store:
+        try:
+            return self.store
+        except DatabaseError:
+            # It went away after it had told of the end: once more when it is back.
+            self._look(deadline, _never)
+            return self.store
 
     def _row(self) -> RunRow:
         row = self._ledger.get_run(self.run_id)
@@ -155,7 +204,18 @@ class RunHandle:
     def _not_found(self) -> RunNotFoundError:
         return RunNotFoundError(f"no run {self.run_id!r} in this database", self.run_id)
 
-    def _advise(self, row: RunRow) -> None:
+    def _too_late(self, row: Standing | None, timeout: float | None) -> WaitTimeoutError:
+        if row is None:
+            return WaitTimeoutError(
+                f"run {self.run_id!r} has not ended after {timeout:g} s as far as is known: "
+                "the database has not answered in this time, wait again"
+            )
+        return WaitTimeoutError(
+            f"run {self.run_id!r} is still {row['status']} at step {row['total_steps']} "
+            f"({row['current_node']}) after {timeout:g} s: it goes on, wait again or cancel it"
+        )
+
+    def _advise(self, row: Standing) -> None:
         """Say why nothing happens."""
         text, queue = self._flags.complaint(self.run_id) or self._advice, row["queue"]
         if text is None:
@@ -173,16 +233,20 @@ class _Patience:
         self._since = now
         self._told = False
 
-    def is_lost(self, row: RunRow, now: float) -> bool:
+    def is_lost(self, row: Standing, now: float) -> bool:
         if row["total_steps"] != self._step or row["status"] != Status.QUEUED:
             self._step, self._since, self._told = row["total_steps"], now, False
-        if self._told or now - self._since <= UNCLAIMED_AFTER_S or row["attempt"] > 0:
-            return False
+        return not self._told and now - self._since > UNCLAIMED_AFTER_S and row["attempt"] == 0
+
+    def end(self) -> None:
         self._told = True
-        return True
 
 
-def _error(row: RunRow) -> Exception:
+def _never(row: Standing, now: float) -> bool:
+    return False
+
+
+def _error(row: Standing) -> Exception:
     run_id, text, kind = row["run_id"], row["error_msg"] or "", row["error_type"] or ""
     if row["status"] == Status.CANCELLED:
         return RunCancelledError(f"run {run_id!r} was cancelled at step {row['total_steps']}", run_id)
@@ -190,6 +254,8 @@ def _error(row: RunRow) -> Exception:
         return RunInterruptedError(f"run {run_id!r} was interrupted: {text}", run_id)
     if kind == MaxStepsError.__name__:
         return MaxStepsError(text, run_id)
+    if kind == OVERDUE:
+        return RunTimeoutError(f"run {run_id!r} failed at step {row['total_steps']}: {text}", run_id)
     if kind == UnknownFlowError.__name__:
         return UnknownFlowError(f"run {run_id!r} failed: {text}")
     node, step, attempts = row["current_node"] or "", row["total_steps"], row["attempt"]

@@ -52,6 +52,8 @@ class Settings(BaseSettings):
         unroutable_s: Seconds after which a run fails when no worker knows its flow.
         max_crashes: How many lost workers a step may cost before its run fails.
         embedded_threads: Steps that the worker inside a process executes at the same time.
+        faults: For testing only: what is to go wrong on purpose, see `pocoflow.engine.fault_rules`.
+        effect_log: For testing only: a file that gets a line before each execution of a node.
     """
 
     model_config = SettingsConfigDict(
@@ -74,6 +76,8 @@ class Settings(BaseSettings):
     unroutable_s: Seconds = 60.0
     max_crashes: int = Field(default=3, ge=0)
     embedded_threads: int = Field(default_factory=lambda: min(4, os.cpu_count() or 1), ge=1)
+    faults: str | None = None
+    effect_log: str | None = None
 
     @classmethod
     def load(cls, **given: Any) -> Self:

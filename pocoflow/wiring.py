@@ -7,19 +7,24 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pocoflow.engine.clock import SystemClock
 from pocoflow.engine.deliver import send
+from pocoflow.engine.effects import EffectLog
+from pocoflow.engine.faults import Faults, FaultyLedger
 from pocoflow.engine.graph import Definition
-from pocoflow.engine.heartbeat import Heartbeats
-from pocoflow.engine.local import LocalFlags, Untracked, Unwatched
+from pocoflow.engine.heartbeat import Enforcer, Heartbeats
+from pocoflow.engine.local import LocalFlags, Unstoppable, Untracked, Unwatched
 from pocoflow.engine.memory import MemoryLedger
 from pocoflow.engine.ports import ControlFlags, Dispatcher, Ledger, Ports
 from pocoflow.engine.records import Hint
 from pocoflow.engine.timing import Timing
+from pocoflow.engine.waiting import WaitingRoom
 
 if TYPE_CHECKING:
     from pocoflow.settings import Settings
@@ -89,10 +94,24 @@ class Embedded:
         return str(self.worker.home)
 
     def execute(self, hint: Hint, definition: Definition) -> None:
-        self.worker.execute(hint, definition, self.ports)
+        self.worker.execute(hint, with_faults(definition, self.ports), self.ports)
 
     def stand_by(self, run_id: str, definition: Definition) -> None:
-        self.worker.stand_by(run_id, definition, self.ports)
+        self.worker.stand_by(run_id, with_faults(definition, self.ports), self.ports)
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What this process has to steer runs by their id, whoever started them.
+
+    Attributes:
+        dispatcher: To the workers; None when no broker is configured.
+        advice: What to do when no worker takes a run.
+    """
+
+    ports: Ports
+    dispatcher: Dispatcher | None = None
+    advice: str | None = None
 
 
 def _forget_the_lock() -> None:
@@ -123,24 +142,80 @@ def executor(database: str | Path | None) -> Executor:
     if settings.broker_url is not None:
         return _cluster(database or settings.database_url, settings)
     worker = _once(("embedded", settings), lambda: _embedded_worker(settings))
-    if database is None and not settings.database_given:
-        return Embedded(_once(("memory", settings), lambda: _memory_ports(settings)), worker)
-    return Embedded(database_ports(database or settings.database_url, settings), worker)
+    return Embedded(_own_ports(database, settings), worker)
 
 
-def database_ports(database: str | Path, settings: Settings) -> Ports:
-    """Parts that keep history in a database; raises DatabaseError when it cannot be reached."""
+def reach(database: str | Path | None) -> Reach:
+    """What steers runs that `run_background` would find with the same database."""
+    settings = load_settings()
+    if settings.broker_url is None:
+        return Reach(_own_ports(database, settings))
+    cluster = _cluster(database or settings.database_url, settings)
+    return Reach(cluster.ports, cluster.dispatcher, cluster.advice)
+
+
+def worker_at(home: str | None) -> Any:
+    """The worker inside this process that has this home, or None."""
+    here = (made for key, made in list(_made.items()) if (key[0], key[-1]) == ("embedded", os.getpid()))
+    return next((worker for worker in here if worker.home == home), None)
+
+
+def database_ports(database: str | Path, settings: Settings, *, enforcer: Enforcer | None = None) -> Ports:
+    """Parts that keep history in a database.
+
+    Args:
+        enforcer: Ends steps that overrun their time; None leaves it to the steps.
+
+    Raises:
+        DatabaseError: It cannot be reached, or was made by another version.
+    """
     from pocoflow.db.connect import database_url, engine_for
 
     url = database_url(database)
     engine_for(url)
-    return _once(("database", url, settings), lambda: _tracked(_open_ledger(url, settings), settings))
+    return _once(
+        ("database", url, settings, type(enforcer)),
+        lambda: _tracked(_open_ledger(url, settings), settings, enforcer),
+    )
+
+
+def waiting_room(ports: Ports) -> WaitingRoom:
+    """Where all handles of this process wait that look at the same ledger."""
+    return _once(("room", ports.ledger), lambda: WaitingRoom(ports.ledger, ports.flags, ports.clock))
 
 
 def dispatcher(database: str | Path, settings: Settings) -> Dispatcher:
     """Sends hints through the configured broker; each message names the database it is about."""
     name = database_name(database)
     return _once(("dispatcher", name, settings), lambda: _dispatcher(name, settings))
+
+
+def faults(settings: Settings) -> Faults | None:
+    """The faults that are wanted in this process; mostly None, and then nothing is wrapped.
+
+    Raises:
+        SettingsError: A rule is wrong, or the effect log cannot be written.
+    """
+    if settings.faults is None and settings.effect_log is None:
+        return None
+    return _once(("faults", settings), lambda: _faults(settings))
+
+
+def with_faults(definition: Definition, ports: Ports) -> Definition:
+    """The flow for a run on these parts, with the faults that they have."""
+    ledger = ports.ledger
+    return ledger.faults.definition(definition) if isinstance(ledger, FaultyLedger) else definition
+
+
+def preload() -> None:
+    """Import what the parts are made of, for a process that forks others which begin with their first step.
+
+    Connects to nothing. A new process that finds all this there begins twice as soon.
+    """
+    for name in ("control", "dispatch", "db.postgres", "db.sqlite"):
+        import_module(f"pocoflow.{name}")
+    with suppress(ImportError):  # not everybody has Postgres
+        import_module("psycopg")
 
 
 def database_name(database: str | Path) -> str:
@@ -174,7 +249,14 @@ def _dispatcher(database: str, settings: Settings) -> Dispatcher:
     from pocoflow.broker import make_app
     from pocoflow.dispatch import make_dispatcher
 
-    return make_dispatcher(make_app(settings, str(settings.broker_url)), database=database)
+    made = make_dispatcher(make_app(settings, str(settings.broker_url)), database=database)
+    wanted = faults(settings)
+    return made if wanted is None else wanted.dispatcher(made)
+
+
+def _faults(settings: Settings) -> Faults:
+    log = None if settings.effect_log is None else EffectLog(settings.effect_log, CLOCK)
+    return Faults(settings.faults or "", log, CLOCK)
 
 
 def _once(key: tuple[Any, ...], make: Callable[[], T]) -> T:
@@ -186,9 +268,12 @@ def _once(key: tuple[Any, ...], make: Callable[[], T]) -> T:
         return found
 
 
-def _tracked(ledger: Ledger, settings: Settings) -> Ports:
-    flags = _flags(settings)
-    return Ports(ledger, flags, Heartbeats(ledger, flags, CLOCK, lease_s=settings.lease_s), CLOCK)
+def _tracked(ledger: Ledger, settings: Settings, enforcer: Enforcer | None) -> Ports:
+    flags, wanted = _flags(settings), faults(settings)
+    if wanted is not None:
+        ledger = wanted.ledger(ledger)
+    watcher = Heartbeats(ledger, flags, CLOCK, lease_s=settings.lease_s, enforcer=enforcer)
+    return Ports(ledger, flags, watcher, CLOCK)
 
 
 def _flags(settings: Settings) -> ControlFlags:
@@ -204,20 +289,27 @@ def _open_ledger(url: Any, settings: Settings) -> Ledger:
     from pocoflow.db.sqlite import SqliteLedger
 
     kind = SqliteLedger if url.get_backend_name() == "sqlite" else PostgresLedger
-    ledger: Ledger = kind(url, _timing(settings))
+    ledger: Ledger = kind(url, _timing(settings), sleep=CLOCK.sleep)
     # Runs whose process was killed are told apart now, for a laptop where no worker sweeps.
     ledger.sweep(home=NOBODY)
     return ledger
 
 
+def _own_ports(database: str | Path | None, settings: Settings) -> Ports:
+    """For a process without a broker, whose history is in memory when nobody chose a database."""
+    if database is None and not settings.database_given:
+        return _once(("memory", settings), lambda: _memory_ports(settings))
+    return database_ports(database or settings.database_url, settings, enforcer=Unstoppable())
+
+
 def _memory_ports(settings: Settings) -> Ports:
-    return _tracked(MemoryLedger(CLOCK, _timing(settings)), settings)
+    return _tracked(MemoryLedger(CLOCK, _timing(settings)), settings, Unstoppable())
 
 
 def _embedded_worker(settings: Settings) -> Any:
     from pocoflow.embedded import EmbeddedWorker
 
-    return EmbeddedWorker(settings)
+    return EmbeddedWorker(settings, faults(settings))
 
 
 def _timing(settings: Settings) -> Timing:

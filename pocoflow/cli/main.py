@@ -11,7 +11,9 @@ from pocoflow import __version__
 from pocoflow.errors import PocoFlowError
 
 _COMMANDS = {
+    "chaos": ("pocoflow.cli.chaos", "Kill the worker everywhere in a flow, and see what comes out."),
     "config": ("pocoflow.cli.config", "Show every setting and its value, passwords masked."),
+    "db": ("pocoflow.cli.db", "Look after the database: check what it holds."),
     "dev": ("pocoflow.cli.dev", "Start a broker and workers on this machine, for development."),
 }
 

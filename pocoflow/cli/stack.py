@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from subprocess import PIPE, STDOUT
 from time import monotonic
@@ -30,8 +30,9 @@ Sink = Callable[[str, str], None]
 class LocalWorker:
     """One `celery -A pocoflow.workers worker` process; started again when it dies, later each time."""
 
-    def __init__(self, number: int, children: int, sink: Sink) -> None:
+    def __init__(self, number: int, children: int, sink: Sink, queues: Sequence[str] = ()) -> None:
         self.name = f"worker-{number}"
+        self._queues = queues
         self._children = children
         self._sink = sink
         self._restart_s = FIRST_RESTART_S
@@ -61,6 +62,8 @@ class LocalWorker:
 
     def _start(self) -> GuardedProcess:
         options = ["-c", str(self._children), "-n", f"{self.name}@%h", "-l", "info"]
+        if self._queues:
+            options += ["-Q", ",".join((Settings.load().queue, *self._queues))]
         quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         process = guarded_popen(
             [
@@ -102,12 +105,14 @@ class Stack:
         workers: How many worker processes.
         children: How many steps each of them executes at the same time.
         sink: Called with the name of a process and a line that it printed.
+        queues: Celery queues to work on beside the default one.
     """
 
-    def __init__(self, *, workers: int, children: int, sink: Sink) -> None:
+    def __init__(self, *, workers: int, children: int, sink: Sink, queues: Sequence[str] = ()) -> None:
         self._count = workers
         self._children = children
         self._sink = sink
+        self._queues = queues
         self._exit = ExitStack()
         self._workers: list[LocalWorker] = []
 
@@ -117,7 +122,7 @@ class Stack:
             if settings.broker_url is None:
                 export(broker_url=self._exit.enter_context(start_redis()).url)
             for number in range(1, self._count + 1):
-                worker = LocalWorker(number, self._children, self._sink)
+                worker = LocalWorker(number, self._children, self._sink, self._queues)
                 self._exit.callback(worker.stop)
                 self._workers.append(worker)
             for worker in self._workers:

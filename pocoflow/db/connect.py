@@ -35,6 +35,7 @@ _START_HINT = {
     "postgresql": "start it (for example: docker compose up -d postgres) or set POCOFLOW_DATABASE_URL",
     "sqlite": "check that its folder exists and can be written, or set POCOFLOW_DATABASE_URL",
 }
+_WRONG_ONE = "nothing has run on it yet, or the runs are in another one"
 
 _engines: dict[tuple[URL, int], Engine] = {}
 _lock = threading.Lock()
@@ -99,6 +100,23 @@ def engine_for(url: URL) -> Engine:
         return _engines[key]
 
 
+@contextmanager
+def snapshot(url: URL) -> Iterator[Connection]:
+    """A connection that sees one moment of a database that is there already, and can change nothing.
+
+    Raises:
+        DatabaseError: There is none, it has no tables of PocoFlow, or those of another version.
+    """
+    engine = _open_reader(url)
+    try:
+        with translated(url), engine.connect() as connection, _reading(connection):
+            if not _tables_exist(connection):
+                raise DatabaseError(f"database {shown(url)} has no tables of PocoFlow: {_WRONG_ONE}")
+            yield connection
+    finally:
+        engine.dispose()
+
+
 def forget_inherited_engines() -> None:
     """Drop the parent's engines after a fork, without closing the connections that the parent uses."""
     for (_, pid), engine in list(_engines.items()):
@@ -160,6 +178,23 @@ def _open(url: URL) -> Engine:
         raise DatabaseError(f"database {shown(url)} cannot be made: {exc}") from exc
 
 
+def _open_reader(url: URL) -> Engine:
+    if url.get_backend_name() != "sqlite":
+        return _open(url)
+    file = Path(str(url.database))
+    if not file.exists():
+        raise DatabaseError(f"there is no database {shown(url)}: {_WRONG_ONE}")
+
+    def connect() -> sqlite3.Connection:
+        # With mode=ro, SQLite would leave files for its log behind, which it may not tidy up then.
+        connection = sqlite3.connect(f"{file.as_uri()}?mode=rw", uri=True, timeout=BUSY_TIMEOUT_S)
+        connection.isolation_level = None
+        connection.execute("pragma query_only=on")
+        return connection
+
+    return create_engine(url, creator=connect, isolation_level="AUTOCOMMIT")
+
+
 def _prepare_sqlite(connection: sqlite3.Connection, record: Any) -> None:
     connection.isolation_level = None
     connection.execute("pragma journal_mode=wal")
@@ -192,6 +227,17 @@ def _tables_exist(connection: Connection) -> bool:
             f"(pf_runs lacks {', '.join(sorted(missing))}): choose another database"
         )
     return found.has_table("pf_events")
+
+
+@contextmanager
+def _reading(connection: Connection) -> Iterator[None]:
+    """A transaction on an AUTOCOMMIT connection that sees the same from its first statement to its last."""
+    sqlite = connection.dialect.name == "sqlite"
+    connection.exec_driver_sql("begin" if sqlite else "begin isolation level repeatable read, read only")
+    try:
+        yield
+    finally:
+        connection.exec_driver_sql("rollback")
 
 
 @contextmanager

@@ -5,30 +5,43 @@ Each public verb is one transaction, safe to repeat: it happens whole or not at 
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, repeat
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from sqlalchemy import Connection, Row
 from sqlalchemy.engine import URL
 
 from pocoflow import codec
 from pocoflow.db import step_verbs as verbs
+from pocoflow.db import sweep_verbs
 from pocoflow.db.connect import engine_for, shown, translated, with_retry
-from pocoflow.db.queries import Queries
+from pocoflow.db.queries import STANDING, Queries
 from pocoflow.engine.owner import worker_of
-from pocoflow.engine.ports import EventRow, RunRow
-from pocoflow.engine.records import Claim, Failure, Hint, NewRun, Position, Started, Status, StepRecord
+from pocoflow.engine.ports import EventRow, RunRow, Standing
+from pocoflow.engine.records import (
+    LIVE,
+    SAME_HOME,
+    Claim,
+    Failure,
+    Hint,
+    NewRun,
+    Position,
+    Started,
+    Status,
+    StepRecord,
+    refusal,
+)
 from pocoflow.engine.timing import Timing
-from pocoflow.errors import InvalidTransitionError, RunNotFoundError
+from pocoflow.errors import RunNotFoundError
 from pocoflow.store import Store
 
 Params = dict[str, Any]
 T = TypeVar("T")
 
+_STANDING_NAMES = [column.name for column in STANDING]
 QUICK_PAUSES_S = (0.1, 0.3)
 # A finished step waits this long for its database to come back: throwing the work away costs more.
 PATIENT_PAUSES_S = (*QUICK_PAUSES_S, 1.0, *repeat(2.0, 450))
@@ -41,7 +54,7 @@ class SqlLedger(ABC):
     the answer lost. What the second try then does not find is looked up: the row tells, nobody guesses.
     """
 
-    def __init__(self, url: URL, timing: Timing, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, url: URL, timing: Timing, *, sleep: Callable[[float], None]) -> None:
         self.url = url
         self._timing = timing
         self._sleep = sleep
@@ -66,6 +79,7 @@ class SqlLedger(ABC):
             "p_owner": run.owner,
             "p_input": run.input,
             "p_input_hash": run.input_hash,
+            "p_timeout_s": run.timeout_s,
             "p_wait_s": self._timing.grace_s if run.owner is None else self._timing.lease_s,
         }
         (created, status, input_hash, error_type), tried = self._try(lambda: self._start(params))
@@ -122,7 +136,9 @@ class SqlLedger(ABC):
         row, tried = self._try(lambda: self._change(verbs.FAIL, params), PATIENT_PAUSES_S)
         if row is None and tried:
             known = self._known(position.run_id)
-            mine = (known["epoch"], known["error_msg"]) == (position.epoch, failure.message)
+            # A pause leaves no error; but one that somebody else made has another epoch or step.
+            where = (known["status"], known["total_steps"]) == (Status.PAUSED, position.step)
+            mine = known["epoch"] == position.epoch and (known["error_msg"] == failure.message or where)
             return Status(known["status"]) if mine else None
         return None if row is None else Status(row.status)
 
@@ -140,26 +156,38 @@ class SqlLedger(ABC):
         rows = self._try(lambda: self._interrupt({"p_home": home}))[0]
         return [row.run_id for row in rows]
 
-    def cancel(self, run_id: str) -> Status:
-        row, _ = self._try(lambda: self._change(verbs.CANCEL, {"p_run": run_id}))
+    def cancel(self, run_id: str, *, force: bool = False) -> Status:
+        change = verbs.CANCEL_AT_ONCE if force else verbs.CANCEL
+        row, _ = self._try(lambda: self._change(change, {"p_run": run_id}))
         return Status(row.status) if row is not None else Status(self._known(run_id)["status"])
 
-    def resume(self, run_id: str, *, home: str | None) -> Hint:
-        params = {"p_run": run_id, "p_home": home, "p_wait_s": self._timing.grace_s}
-        row, tried = self._try(lambda: self._change(verbs.RESUME, params))
-        if row is None:
-            known = self._known(run_id)
-            status = known["status"]
-            if tried and (status, known["home"]) == (Status.QUEUED, home):
-                return Hint(run_id, known["total_steps"], known["queue"])
-            raise InvalidTransitionError(
-                f"run {run_id!r} is {status}: only a paused or failed run can be resumed", run_id
-            )
-        return Hint(row.run_id, row.step, row.queue)
+    def pause(self, run_id: str) -> Status:
+        row, _ = self._try(lambda: self._change(verbs.PAUSE, {"p_run": run_id}))
+        status = Status(row.status) if row is not None else Status(self._known(run_id)["status"])
+        if status.ended:
+            raise refusal(run_id, status, "paused")
+        return status
 
-    def sweep(self, *, home: str | None = None) -> list[Hint]:
+    def resume(self, run_id: str, *, home: str | None) -> Hint | None:
+        params = {
+            "p_run": run_id,
+            "p_home": home,
+            "p_wait_s": 0.0 if home == SAME_HOME else self._timing.grace_s,
+        }
+        row, tried = self._try(lambda: self._change(verbs.RESUME, params))
+        if row is not None:
+            return Hint(row.run_id, row.step, row.queue) if row.status == Status.QUEUED else None
+        known = self._known(run_id)
+        status = Status(known["status"])
+        if not tried or status not in LIVE or known["want"] is not None:
+            raise refusal(run_id, status, "resumed")
+        # The first try has gone through, or somebody else resumed it meanwhile, which is as good.
+        return Hint(run_id, known["total_steps"], known["queue"]) if status is Status.QUEUED else None
+
+    def sweep(self, *, home: str | None = None, crowded: Collection[str | None] = ()) -> list[Hint]:
         params = {
             "p_home": home,
+            "p_crowded": [queue or "" for queue in crowded],
             "p_lease_s": self._timing.lease_s,
             "p_grace_s": self._timing.grace_s,
             "p_max_crashes": self._timing.max_crashes,
@@ -167,8 +195,19 @@ class SqlLedger(ABC):
         rows = self._try(lambda: self._sweep(params))[0]
         return [Hint(row.run_id, row.step, row.queue) for row in rows if row.status == Status.QUEUED]
 
+    def expire(self, run_id: str, step: int, *, worker: str) -> bool:
+        params = {"p_run": run_id, "p_step": step, "p_worker": worker}
+        rows = self._try(lambda: self._all(sweep_verbs.expire(), params))[0]
+        return len(rows) > 0
+
     def get_run(self, run_id: str) -> RunRow | None:
         return self._try(lambda: self._queries.get_run(run_id))[0]
+
+    def get_standings(self, run_ids: Sequence[str]) -> Mapping[str, Standing]:
+        asked = [run_id for run_id in run_ids if _can_be_stored(run_id)]
+        rows = self._try(lambda: self._standings(asked))[0]
+        standings = (cast(Standing, dict(zip(_STANDING_NAMES, row, strict=True))) for row in rows)
+        return {standing["run_id"]: standing for standing in standings}
 
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         return self._try(lambda: self._queries.get_events(run_id, after=after))[0]
@@ -221,6 +260,10 @@ class SqlLedger(ABC):
         """Returns the run after the update, or None when the guard did not hold."""
 
     @abstractmethod
+    def _standings(self, run_ids: list[str]) -> Sequence[Sequence[Any]]:
+        """Returns the columns in `queries.STANDING` of each run that is there."""
+
+    @abstractmethod
     def _interrupt(self, params: Params) -> Sequence[Row[Any]]: ...
 
     @abstractmethod
@@ -234,6 +277,11 @@ class Moved(NamedTuple):
     status: str
     step: int
     queue: str | None = None
+
+
+def _can_be_stored(run_id: str) -> bool:
+    """One id that no database takes would spoil the read of all the others."""
+    return "\0" not in run_id and run_id == run_id.encode(errors="ignore").decode()
 
 
 def _token(position: Position) -> Params:

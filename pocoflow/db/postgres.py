@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Executable, Row, and_, false, func, select, true
+from sqlalchemy import ARRAY, Executable, Row, Text, and_, any_, bindparam, false, func, select, true
 from sqlalchemy.dialects.postgresql import insert, psycopg
 from sqlalchemy.engine import Dialect
 
@@ -15,6 +15,7 @@ from pocoflow.db import sweep_verbs, words
 from pocoflow.db.connect import engine_for
 from pocoflow.db.ledger import Moved, Params, SqlLedger
 from pocoflow.db.prepared import compiled, cursor
+from pocoflow.db.queries import STANDING
 from pocoflow.db.schema import checkpoints, runs
 
 _DIALECT: Dialect = psycopg.dialect()  # type: ignore[no-untyped-call]
@@ -40,6 +41,11 @@ class PostgresLedger(SqlLedger):
     def _change(self, change: verbs.Change, params: Params) -> Moved | None:
         row = self._fetch(_change_sql(change), params)
         return None if row is None else Moved(*row)
+
+    def _standings(self, run_ids: list[str]) -> Sequence[Sequence[Any]]:
+        with cursor(engine_for(self.url)) as made:
+            rows: Sequence[Sequence[Any]] = made.execute(_standings_sql(), {"p_runs": run_ids}).fetchall()
+            return rows
 
     def _interrupt(self, params: Params) -> Sequence[Row[Any]]:
         return self._all(_interrupt_statement(), params)
@@ -83,6 +89,12 @@ def _change_sql(change: verbs.Change) -> str:
 
 
 @cache
+def _standings_sql() -> str:
+    among = any_(bindparam("p_runs", type_=ARRAY(Text)))
+    return compiled(select(*STANDING).where(runs.c.run_id == among), _DIALECT)
+
+
+@cache
 def _interrupt_statement() -> Executable:
     after = sweep_verbs.interrupt().cte("u")
     history = [rows.cte(f"h{index}") for index, rows in enumerate(sweep_verbs.interrupt_history(after))]
@@ -100,5 +112,9 @@ def _sweep_statement() -> Executable:
         .cte("d")
     )
     after = sweep_verbs.wake(runs.c.run_id.in_(select(due.c.run_id))).cte("u")
-    both = select(due, after.c.status, after.c.error_msg).join(after, after.c.run_id == due.c.run_id).cte("b")
+    both = (
+        select(due, after.c.status, after.c.error_type, after.c.error_msg)
+        .join(after, after.c.run_id == due.c.run_id)
+        .cte("b")
+    )
     return select(after).add_cte(sweep_verbs.sweep_history(both).cte("h"))

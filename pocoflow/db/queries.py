@@ -10,11 +10,12 @@ from typing import Any, cast
 from sqlalchemy import BindParameter, Connection, Row, Select, bindparam, func, select
 
 from pocoflow.db.schema import checkpoints, events, runs
-from pocoflow.engine.ports import EventRow, RunRow
+from pocoflow.engine.ports import EventRow, RunRow, Standing
 from pocoflow.engine.records import Position, Status
 
 r = runs.c
 _RUN_COLUMNS = tuple(column for column in runs.c if column.name != "input")
+STANDING = tuple(column for column in runs.c if column.name in Standing.__annotations__)
 _BY_RUN: BindParameter[str] = bindparam("run")
 
 

@@ -1,8 +1,8 @@
 """The three tables. Columns that PocoFlow 0.2 had keep their names.
 
 Moments for a human to read are timestamps (ISO 8601 text in SQLite). Moments that the protocol counts
-with (`due_at`, `wake_at`, `unroutable_at`) are seconds since 1970 by the clock of the database, so that
-the same arithmetic works in both databases.
+with (`due_at`, `wake_at`, `unroutable_at`, `deadline_at`) are seconds since 1970 by the clock of the
+database, so that the same arithmetic works in both databases.
 
 No foreign keys: the rows of a step are written by the one statement that moves its run, so none can
 point nowhere, and the check would cost each step a look-up per row.
@@ -44,7 +44,7 @@ runs = Table(
     Column("flow_name", Text, nullable=False),
     Column("flow_hash", Text),
     Column("status", Text, CheckConstraint(f"status in ({_STATUSES})"), nullable=False),
-    Column("want", Text, CheckConstraint("want in ('cancel')")),
+    Column("want", Text, CheckConstraint("want in ('pause', 'cancel')")),
     Column("total_steps", Integer, key="step", nullable=False, default=0),
     Column("current_node", Text, key="node"),
     Column("queue", Text),
@@ -57,6 +57,7 @@ runs = Table(
     Column("due_at", Double, nullable=False, default=0.0),
     Column("wake_at", Double),
     Column("unroutable_at", Double),
+    Column("deadline_at", Double),
     Column("input", Text),
     Column("input_hash", Text),
     Column("error_type", Text),

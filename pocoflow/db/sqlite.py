@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -15,6 +16,7 @@ from pocoflow.db import sweep_verbs, words
 from pocoflow.db.connect import engine_for, write_transaction
 from pocoflow.db.ledger import Moved, Params, SqlLedger
 from pocoflow.db.prepared import compiled, cursor
+from pocoflow.db.queries import STANDING
 from pocoflow.db.schema import checkpoints, runs
 
 _DIALECT = pysqlite.dialect(paramstyle="named")
@@ -47,6 +49,14 @@ class SqliteLedger(SqlLedger):
             for insert_rows in history:
                 made.execute(insert_rows, params)
             return Moved(*row)
+
+    def _standings(self, run_ids: list[str]) -> Sequence[Sequence[Any]]:
+        with cursor(engine_for(self.url)) as made:
+            # In and out as one JSON text: SQLite limits the number of parameters, and for each row the
+            # driver lets go of Python's lock, which a busy thread is slow to give back.
+            (rows,) = made.execute(_standings_sql(), {"p_runs": json.dumps(run_ids)}).fetchone()
+            found: Sequence[Sequence[Any]] = json.loads(rows)
+            return found
 
     @contextmanager
     def _writing(self) -> Iterator[Any]:
@@ -81,8 +91,9 @@ class SqliteLedger(SqlLedger):
         before = {row.run_id: row for row in connection.execute(_due(), params)}
         after = connection.execute(_wake(), {**params, "p_runs": list(before)}).all()
         for row in after:
-            was = before[row.run_id]._asdict() | {"status": row.status, "error_msg": row.error_msg}
-            connection.execute(sweep_verbs.sweep_history(_as_source(was)))
+            became = {name: getattr(row, name) for name in ("status", "error_type", "error_msg")}
+            was = _as_source(before[row.run_id]._asdict() | became)
+            connection.execute(sweep_verbs.sweep_history(was))
         return after
 
 
@@ -123,6 +134,15 @@ def _claimed_sql() -> str:
 def _change_sql(change: verbs.Change) -> tuple[str, ...]:
     """The update, then one statement for each kind of history."""
     return tuple(compiled(part, _DIALECT) for part in (change.update, *change.history(_this_run())))
+
+
+@cache
+def _standings_sql() -> str:
+    among = func.json_each(words.text_("p_runs")).table_valued("value")
+    row = func.json_array(*STANDING)
+    return compiled(
+        select(func.json_group_array(row)).where(runs.c.run_id.in_(select(among.c.value))), _DIALECT
+    )
 
 
 @cache

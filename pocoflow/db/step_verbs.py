@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     FromClause,
     Insert,
     Integer,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    false,
     func,
     insert,
     null,
@@ -32,14 +34,15 @@ from sqlalchemy import (
 from pocoflow.db.schema import Timestamp, checkpoints, runs
 from pocoflow.db.words import (
     CANCELLED,
-    ENDED_VALUES,
     FAILED,
-    LIVE,
     NOW,
     P_RUN,
+    PAUSED,
     QUEUED,
     RUNNING,
     STAMP,
+    WANTS_CANCEL,
+    WANTS_PAUSE,
     const,
     end_event,
     event,
@@ -47,11 +50,13 @@ from pocoflow.db.words import (
     integer,
     log,
     one_of,
+    pause_event,
     r,
     seconds,
     text_,
+    wake_by,
 )
-from pocoflow.engine.records import Position
+from pocoflow.engine.records import ENDED, LIVE, SAME_HOME, STOPPED, Position, Status, before
 
 History = Callable[[FromClause], Sequence[Insert]]
 
@@ -73,7 +78,7 @@ _held = and_(
     r.owner == text_("p_owner"),
     one_of(r.status, LIVE),
 )
-_cancel = r.want == const("cancel")
+_expected = NOW + seconds("p_wait_s")
 _after = (r.run_id, r.status, r.step)
 
 
@@ -98,13 +103,14 @@ def _commit_history(source: FromClause) -> Sequence[Insert]:
             event(source, "node_start", **{**step, "ts": Timestamp(seconds("p_elapsed_s"))}),
             event(source, "node_end", **step, action=text_("p_action"), elapsed_ms=elapsed_ms),
             end_event(source),
+            pause_event(source),
         ),
     )
 
 
 def _commit() -> Change:
     then = text_("p_then")
-    ends = or_(one_of(then, ENDED_VALUES), _cancel)
+    ends = or_(one_of(then, ENDED), WANTS_CANCEL)
     goes_on = and_(then == RUNNING, r.want.is_(None))
     stmt = (
         update(runs)
@@ -113,14 +119,16 @@ def _commit() -> Change:
             step=r.step + const(1),
             node=func.coalesce(text_("p_next"), r.node),
             queue=text_("p_queue"),
-            status=case((_cancel, CANCELLED), else_=then),
+            status=case(
+                (WANTS_CANCEL, CANCELLED), (one_of(then, ENDED), then), (WANTS_PAUSE, PAUSED), else_=then
+            ),
             owner=case((goes_on, r.owner)),
             attempt=case((goes_on, const(1)), else_=const(0)),
             crashes=const(0),
             dispatches=const(1),
             want=null(),
             due_at=NOW,
-            wake_at=case((ends, null()), else_=NOW + seconds("p_wait_s")),
+            wake_at=case((or_(ends, WANTS_PAUSE), null()), else_=wake_by(_expected)),
             unroutable_at=null(),
             error_type=text_("p_error_type"),
             error_msg=text_("p_error_msg"),
@@ -137,26 +145,27 @@ def _fail_history(source: FromClause) -> Sequence[Insert]:
     began = event(source, "node_start", **step, ts=Timestamp(elapsed_s)).where(elapsed_s.is_not(None))
     kind = {"event": text_("p_event"), "error_msg": text_("p_error_msg")}
     failed = event(source, "", **step, **kind, elapsed_ms=elapsed_s * const(1000.0))
-    return (log(began, failed, end_event(source)),)
+    return (log(began, failed, end_event(source), pause_event(source)),)
 
 
 def _fail() -> Change:
     then, delay = text_("p_then"), seconds("p_delay_s")
-    ends = or_(then == FAILED, _cancel)
+    ends = or_(then == FAILED, WANTS_CANCEL)
+    pauses = and_(WANTS_PAUSE, then != FAILED)
     holds = and_(then == RUNNING, r.want.is_(None))
     stmt = (
         update(runs)
         .where(_held, r.attempt == integer("p_attempt"))
         .values(
-            status=case((_cancel, CANCELLED), else_=then),
+            status=case((WANTS_CANCEL, CANCELLED), (pauses, PAUSED), else_=then),
             owner=case((holds, r.owner)),
             want=null(),
             attempt=r.attempt + case((holds, const(1)), else_=const(0)),
             dispatches=const(0),
-            error_type=text_("p_error_type"),
-            error_msg=text_("p_error_msg"),
+            error_type=case((pauses, null()), else_=text_("p_error_type")),
+            error_msg=case((pauses, null()), else_=text_("p_error_msg")),
             due_at=NOW + delay,
-            wake_at=case((ends, null()), else_=NOW + delay + seconds("p_wait_s")),
+            wake_at=case((or_(ends, pauses), null()), else_=wake_by(_expected + delay)),
             completed_at=case((ends, STAMP)),
         )
         .returning(*_after)
@@ -164,8 +173,8 @@ def _fail() -> Change:
     return Change(stmt, _fail_history)
 
 
-def _only_end(source: FromClause) -> Sequence[Insert]:
-    return (log(end_event(source)),)
+def _only_stop(source: FromClause) -> Sequence[Insert]:
+    return (log(end_event(source), pause_event(source)),)
 
 
 def _release() -> Change:
@@ -174,79 +183,100 @@ def _release() -> Change:
         update(runs)
         .where(_held, r.status == RUNNING)
         .values(
-            status=case((_cancel, CANCELLED), else_=QUEUED),
+            status=case((WANTS_CANCEL, CANCELLED), (WANTS_PAUSE, PAUSED), else_=QUEUED),
             owner=null(),
             want=null(),
             attempt=r.attempt - const(1),
+            # With a delay, nobody sends a hint for it but a sweep.
+            dispatches=case((delay > const(0.0), const(0)), else_=r.dispatches),
+            error_type=case((WANTS_PAUSE, null()), else_=r.error_type),
+            error_msg=case((WANTS_PAUSE, null()), else_=r.error_msg),
             due_at=NOW + delay,
             wake_at=case(
-                (_cancel, null()), (delay > const(0.0), NOW + delay), else_=NOW + seconds("p_wait_s")
+                (r.want.is_not(None), null()),
+                else_=wake_by(case((delay > const(0.0), NOW + delay), else_=_expected)),
             ),
             unroutable_at=case(
                 (flag("p_unroutable"), func.coalesce(r.unroutable_at, NOW)), else_=r.unroutable_at
             ),
-            completed_at=case((_cancel, STAMP)),
+            completed_at=case((WANTS_CANCEL, STAMP)),
         )
         .returning(*_after)
     )
-    return Change(stmt, _only_end)
+    return Change(stmt, _only_stop)
 
 
-def _cancel_verb() -> Change:
-    running = r.status == RUNNING
+def _unless(keeps: ColumnElement[bool], values: dict[str, Any]) -> dict[str, Any]:
+    """These values, except for a run that keeps what it has."""
+    return {name: case((keeps, r[name]), else_=value) for name, value in values.items()}
+
+
+def _stop(then: Status, want: Any, *, at_once: bool = False, **more: Any) -> Change:
+    """Stop a run that waits; the owner of a running one is asked to, unless it is to stop at once."""
+    asked = false() if at_once else r.status == RUNNING
+    stopped = {"status": const(then.value), "owner": null(), "epoch": r.epoch + const(1), "wake_at": null()}
     stmt = (
         update(runs)
-        .where(r.run_id == P_RUN, one_of(r.status, (*LIVE, "paused")))
-        .values(
-            status=case((running, r.status), else_=CANCELLED),
-            want=case((running, const("cancel"))),
-            owner=case((running, r.owner)),
-            epoch=r.epoch + case((running, const(0)), else_=const(1)),
-            wake_at=case((running, r.wake_at)),
-            completed_at=case((running, r.completed_at), else_=STAMP),
-        )
+        .where(r.run_id == P_RUN, one_of(r.status, before(then)))
+        .values(want=case((asked, want)), **_unless(asked, {**stopped, **more}))
         .returning(*_after)
     )
-    return Change(stmt, _only_end)
+    return Change(stmt, _only_stop)
 
 
 def _resume() -> Change:
+    home, overdue = text_("p_home"), r.deadline_at <= NOW
+    goes_on = and_(r.status == RUNNING, WANTS_PAUSE)
+    # What is left of the delay before a retry is still waited for.
+    early = r.due_at > NOW
+    expected = case((early, r.due_at), else_=_expected)
+    anew = {
+        "status": QUEUED,
+        "home": case((home == const(SAME_HOME), r.home), else_=home),
+        "epoch": r.epoch + const(1),
+        "owner": null(),
+        "attempt": const(0),
+        "crashes": const(0),
+        # Where no hint is sent at once, a sweep sends the first one.
+        "dispatches": case((or_(early, seconds("p_wait_s") <= const(0.0)), const(0)), else_=const(1)),
+        "error_type": null(),
+        "error_msg": null(),
+        "completed_at": null(),
+        "unroutable_at": null(),
+        "due_at": case((early, r.due_at), else_=NOW),
+        "wake_at": case((overdue, expected), else_=wake_by(expected)),
+        # Who lets a run go on whose time is up wants it to go on.
+        "deadline_at": case((overdue, null()), else_=r.deadline_at),
+    }
     stmt = (
         update(runs)
-        .where(r.run_id == P_RUN, one_of(r.status, ("paused", "failed")))
-        .values(
-            status=QUEUED,
-            home=text_("p_home"),
-            epoch=r.epoch + const(1),
-            owner=null(),
-            want=null(),
-            attempt=const(0),
-            crashes=const(0),
-            dispatches=const(1),
-            error_type=null(),
-            error_msg=null(),
-            completed_at=null(),
-            unroutable_at=null(),
-            due_at=NOW,
-            wake_at=NOW + seconds("p_wait_s"),
-        )
+        .where(r.run_id == P_RUN, or_(one_of(r.status, STOPPED), goes_on))
+        .values(want=null(), **_unless(goes_on, anew))
         .returning(*_after, r.queue)
     )
-    return Change(stmt, lambda source: (log(event(source, "run_resumed")),))
+    return Change(stmt, lambda source: (log(event(source, "run_resumed").where(source.c.status == QUEUED)),))
 
 
-_computed = {"unroutable_s": (NOW - r.unroutable_at).label("unroutable_s")}
+_computed = {
+    "unroutable_s": (NOW - r.unroutable_at).label("unroutable_s"),
+    "left_s": (r.deadline_at - NOW).label("left_s"),
+}
 POSITION_NAMES = tuple(field.name for field in fields(Position))
 POSITION = tuple(_computed[name] if name in _computed else r[name] for name in POSITION_NAMES)
 CLAIM = (
     update(runs)
-    .where(r.run_id == P_RUN, r.step == integer("p_step"), r.status == QUEUED, r.due_at <= NOW)
+    .where(
+        r.run_id == P_RUN,
+        r.step == integer("p_step"),
+        one_of(r.status, before(Status.RUNNING)),
+        r.due_at <= NOW,
+    )
     .values(
         status=RUNNING,
         owner=text_("p_owner"),
         epoch=r.epoch + const(1),
         attempt=r.attempt + const(1),
-        wake_at=NOW + seconds("p_wait_s"),
+        wake_at=wake_by(_expected),
         started_at=func.coalesce(r.started_at, STAMP),
     )
     .returning(*POSITION)
@@ -261,20 +291,24 @@ HEARTBEAT = (
     .values(
         status=RUNNING,
         crashes=r.crashes - case((r.status == QUEUED, const(1)), else_=const(0)),
-        wake_at=NOW + seconds("p_wait_s"),
+        wake_at=wake_by(_expected),
     )
     .returning(r.run_id, r.want)
 )
 COMMIT = _commit()
 FAIL = _fail()
 RELEASE = _release()
-CANCEL = _cancel_verb()
+CANCEL = _stop(Status.CANCELLED, const("cancel"), completed_at=STAMP)
+CANCEL_AT_ONCE = _stop(Status.CANCELLED, null(), at_once=True, completed_at=STAMP)
+# A cancel that was asked for stays.
+PAUSE = _stop(Status.PAUSED, func.coalesce(r.want, const("pause")), error_type=null(), error_msg=null())
 RESUME = _resume()
 
 
 def new_run() -> dict[str, Any]:
     """The row of a run that begins; `p_owner` null makes it wait for a worker."""
     held = text_("p_owner").is_not(None)
+    wait_s, timeout_s = seconds("p_wait_s"), seconds("p_timeout_s")
     return {
         "run_id": P_RUN,
         "flow_name": text_("p_flow"),
@@ -290,7 +324,8 @@ def new_run() -> dict[str, Any]:
         "crashes": const(0),
         "dispatches": const(1),
         "due_at": NOW,
-        "wake_at": NOW + seconds("p_wait_s"),
+        "wake_at": NOW + case((timeout_s < wait_s, timeout_s), else_=wait_s),
+        "deadline_at": NOW + timeout_s,
         "input": text_("p_input"),
         "input_hash": text_("p_input_hash"),
         "created_at": STAMP,

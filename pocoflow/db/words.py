@@ -15,6 +15,7 @@ from sqlalchemy import (
     Select,
     Text,
     bindparam,
+    case,
     cast,
     insert,
     literal_column,
@@ -50,7 +51,7 @@ def const(value: str | int | float) -> Any:
 
 
 def one_of(column: Any, values: Iterable[str]) -> ColumnElement[bool]:
-    among: ColumnElement[bool] = column.in_([const(value) for value in values])
+    among: ColumnElement[bool] = column.in_([const(str(value)) for value in sorted(values)])
     return among
 
 
@@ -59,8 +60,12 @@ NOW: Any = Now()
 STAMP: Any = Timestamp(const(0.0))
 P_RUN = text_("p_run")
 QUEUED, RUNNING, PAUSED, COMPLETED, FAILED, CANCELLED = (const(status.value) for status in Status)
-ENDED_VALUES = sorted(status.value for status in ENDED)
-LIVE = (Status.QUEUED.value, Status.RUNNING.value)
+WANTS_CANCEL, WANTS_PAUSE = r.want == const("cancel"), r.want == const("pause")
+
+
+def wake_by(moment: Any) -> Any:
+    """When a sweep must look at a run that should have moved by this moment: at its deadline, if sooner."""
+    return case((r.deadline_at < moment, r.deadline_at), else_=moment)
 
 
 def event(source: FromClause, name: str, **values: Any) -> Select[Any]:
@@ -78,4 +83,8 @@ def log(*rows: Select[Any]) -> Insert:
 
 
 def end_event(source: FromClause) -> Select[Any]:
-    return event(source, "flow_end", action=source.c.status).where(one_of(source.c.status, ENDED_VALUES))
+    return event(source, "flow_end", action=source.c.status).where(one_of(source.c.status, ENDED))
+
+
+def pause_event(source: FromClause) -> Select[Any]:
+    return event(source, "run_paused").where(source.c.status == PAUSED)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pocoflow import codec
+from pocoflow.engine import signals
 from pocoflow.engine.advance import advance, fail, give_back
 from pocoflow.engine.graph import Definition
 from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Dispatcher, Ports
 from pocoflow.engine.records import Claim, Continue, Finish, Hint, Outcome, Position, Status
+from pocoflow.engine.timing import CROWD
 from pocoflow.errors import BrokerError, StoreSerializationError, UnknownFlowError
 from pocoflow.logging import WARNING, get_logger, log_event
 from pocoflow.store import Store
 
 log = get_logger("runner")
 
+SHORT_DELAY_S = 1.0
+STREAK_S = 1.0
 UNROUTABLE_RETRY_S = 1.0
 HAND_ON_CHANCE = 0.75
 
@@ -32,6 +36,8 @@ def deliver(
 ) -> Outcome | None:
     """Execute the step that the hint names, if it is there to execute; otherwise do nothing.
 
+    Where the flow allows it, some more steps follow at once (`Flow.max_inline_steps`).
+
     Args:
         find_flow: Raises UnknownFlowError for a flow that this worker does not have.
         worker: Name of this process; begins the owner token and stands in the event log.
@@ -40,16 +46,16 @@ def deliver(
     Returns:
         Where the run went; None when there was nothing to execute, or this worker cannot.
     """
-    ports.flags.look_ahead(hint.run_id)
-    claim = ports.ledger.claim(hint.run_id, hint.step, owner=new_owner(worker))
-    if claim is None:
-        return None
-    outcome = _move(claim, find_flow=find_flow, ports=ports, dispatcher=dispatcher, unroutable_s=unroutable_s)
-    if isinstance(outcome, Continue):
-        send(outcome.hint, dispatcher)
-    elif isinstance(outcome, Finish):
-        ports.flags.announce_end(outcome.run_id)
-    return outcome
+    with signals.held():
+        ports.flags.look_ahead(hint.run_id)
+        claim = ports.ledger.claim(hint.run_id, hint.step, owner=new_owner(worker))
+        if claim is None:
+            return None
+        outcome = _move(
+            claim, find_flow=find_flow, ports=ports, dispatcher=dispatcher, unroutable_s=unroutable_s
+        )
+        _act_on(outcome, ports=ports, dispatcher=dispatcher)
+        return outcome
 
 
 def send(hint: Hint, dispatcher: Dispatcher) -> None:
@@ -67,6 +73,18 @@ def send(hint: Hint, dispatcher: Dispatcher) -> None:
         )
 
 
+def crowded_queues(dispatcher: Dispatcher, queues: Iterable[str | None]) -> frozenset[str | None]:
+    """Return those of the queues in which a hint has to wait, so that a sweep need not send it again."""
+    return frozenset(queue for queue in queues if dispatcher.waiting(queue) > CROWD)
+
+
+def _act_on(outcome: Outcome | None, *, ports: Ports, dispatcher: Dispatcher) -> None:
+    if isinstance(outcome, Continue):
+        send(outcome.hint, dispatcher)
+    elif isinstance(outcome, Finish):
+        ports.flags.announce_end(outcome.run_id)
+
+
 def _move(
     claim: Claim,
     *,
@@ -79,24 +97,38 @@ def _move(
     try:
         flow = find_flow(position)
         store = Store(codec.loads(claim.state), name=position.flow_name)
-        return advance(position, store, flow=flow, ports=ports, hold=False)
+        return _run_streak(position, store, flow=flow, ports=ports)
     except UnknownFlowError as unknown:
         return _give_back_unknown(position, unknown, ports=ports, unroutable_s=unroutable_s)
-    except StoreSerializationError as unreadable:
-        return fail(position, unreadable, ports=ports)
-    except (SystemExit, KeyboardInterrupt) as stop:
-        if isinstance(stop, SystemExit) and not _is_shutdown(stop):
-            return fail(position, stop, ports=ports)
+    except (StoreSerializationError, MemoryError) as unfit:
+        return fail(position, unfit, ports=ports)
+    except (SystemExit, KeyboardInterrupt):
         # The worker is being stopped: the step goes on elsewhere, and this try does not count.
-        outcome = give_back(position, ports=ports)
-        if isinstance(outcome, Continue):
-            send(outcome.hint, dispatcher)
+        with signals.held():
+            _act_on(give_back(position, ports=ports), ports=ports, dispatcher=dispatcher)
         raise
 
 
-def _is_shutdown(stop: SystemExit) -> bool:
-    """Celery's children leave with 256 below the number of a signal; else it is a node's own sys.exit()."""
-    return isinstance(stop.code, int) and -256 < stop.code < -190
+def _run_streak(position: Position, store: Store, *, flow: Definition, ports: Ports) -> Outcome:
+    """Execute steps in a row while they are cheap, stay in one queue, and the flow allows it."""
+    if ports.flags.cancel_asked(position.run_id) and _cancel_recorded(position, ports):
+        return give_back(position, ports=ports)
+    last, ends_at = position.step + flow.max_inline_steps - 1, ports.clock.monotonic() + STREAK_S
+
+    def keep(queue: str | None) -> bool:
+        return position.step < last and queue == position.queue and ports.clock.monotonic() < ends_at
+
+    while True:
+        outcome = advance(position, store, flow=flow, ports=ports, keep=keep, sleep_up_to_s=SHORT_DELAY_S)
+        # A cancel that came meanwhile is in the outcome: the commit reads it with the run.
+        if not isinstance(outcome, Continue) or outcome.position is None:
+            return outcome
+
+
+def _cancel_recorded(position: Position, ports: Ports) -> bool:
+    """The flag alone decides nothing: anybody can write to Redis."""
+    # A step that is no longer held was cancelled by force, most likely: giving it back does no harm.
+    return ports.ledger.heartbeat([position]).get(position.run_id, "cancel") == "cancel"
 
 
 def _give_back_unknown(

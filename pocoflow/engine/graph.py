@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from pocoflow.engine.hooks import Hooks
 from pocoflow.errors import DefinitionError
@@ -72,6 +75,7 @@ class Definition:
     Attributes:
         max_steps: A run that wants more steps than this fails.
         checkpoint_dir: Folder for a JSON snapshot of the store after each step; None for none.
+        max_inline_steps: How many steps in a row a worker may execute before it hands the run on.
     """
 
     name: str
@@ -79,6 +83,7 @@ class Definition:
     hooks: Hooks
     max_steps: int
     checkpoint_dir: str | None = None
+    max_inline_steps: int = 1
 
 
 def _reachable(start: Node) -> list[Node]:
@@ -123,18 +128,43 @@ def _check(node: Node) -> None:
         raise DefinitionError(
             f"node name {node.name[:40]!r}... has over {MAX_NAME_LENGTH} characters: shorten it"
         )
-    if not isinstance(node.max_retries, int) or node.max_retries < 1:
-        raise DefinitionError(
-            f"node {node.name!r}: max_retries counts all tries, so it is 1 or more, got {node.max_retries!r}"
-        )
-    if not isinstance(node.retry_delay, int | float) or not 0 <= node.retry_delay < float("inf"):
-        raise DefinitionError(
-            f"node {node.name!r}: retry_delay must be 0 or more seconds, got {node.retry_delay!r}"
-        )
-    if node.queue is not None and (not isinstance(node.queue, str) or not node.queue):
-        raise DefinitionError(
-            f"node {node.name!r}: queue must be the name of a Celery queue, got {node.queue!r}"
-        )
+    for setting, (fits, wanted) in _SETTINGS.items():
+        value = getattr(node, setting)
+        if not fits(value):
+            raise DefinitionError(f"node {node.name!r}: {setting} {wanted}, got {value!r}")
+
+
+def _is_number(value: object, low: float, high: float = math.inf) -> bool:
+    return isinstance(value, int | float) and low <= value <= high and math.isfinite(value)
+
+
+def _are_exceptions(value: object) -> bool:
+    types = value if isinstance(value, tuple) else (value,)
+    return all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in types)
+
+
+_SECONDS = (lambda value: _is_number(value, 0), "must be 0 or more seconds")
+_EXCEPTIONS = (_are_exceptions, "must be an exception type or a tuple of them")
+_SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "max_retries": (
+        lambda value: isinstance(value, int) and value >= 1,
+        "counts all tries, so it is 1 or more",
+    ),
+    "retry_delay": _SECONDS,
+    "max_retry_delay": _SECONDS,
+    "retry_backoff": (lambda value: _is_number(value, 1), "must be a factor of 1 or more"),
+    "retry_jitter": (lambda value: _is_number(value, 0, 1), "must be a share from 0 to 1"),
+    "retry_on": _EXCEPTIONS,
+    "give_up_on": _EXCEPTIONS,
+    "timeout": (
+        lambda value: value is None or (_is_number(value, 0) and value > 0),
+        "must be more than 0 seconds, or None",
+    ),
+    "queue": (
+        lambda value: value is None or (isinstance(value, str) and value != ""),
+        "must be the name of a Celery queue",
+    ),
+}
 
 
 def _fingerprint(graph: Graph) -> str:

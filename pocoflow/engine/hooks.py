@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pocoflow.engine import signals
 from pocoflow.errors import DefinitionError
 from pocoflow.logging import get_logger
 
@@ -37,6 +38,9 @@ class Hooks:
     def fire(self, event: str, *args: Any) -> None:
         for callback in self._callbacks[event]:
             try:
-                callback(*args)
-            except Exception:
+                with signals.let_in():
+                    callback(*args)
+            except BaseException as exc:
+                if signals.is_stop(exc):
+                    raise
                 log.warning("hook raised for %s, the run goes on", event, exc_info=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
-from pocoflow.engine.ports import EventRow, RunRow
-from pocoflow.engine.records import Claim, Failure, Hint, NewRun, Position, Started, Status, StepRecord
+from pocoflow.engine.ports import EventRow, RunRow, Standing
+from pocoflow.engine.records import Claim, Failure, Hint, Limit, NewRun, Position, Started, Status, StepRecord
 from pocoflow.errors import RunNotFoundError
 from pocoflow.store import Store
 
@@ -14,7 +13,7 @@ from pocoflow.store import Store
 class Untracked:
     """The ledger of an inline run without a database: keeps nothing, so there is nothing to read.
 
-    The run is held by its caller from start to end, so nobody can take it over or cancel it.
+    The run is held by its caller from start to end, so nobody can take it over or steer it.
     """
 
     def encode(self, store: Store) -> str:
@@ -43,17 +42,26 @@ class Untracked:
     def interrupt(self, home: str) -> list[str]:
         return []
 
-    def cancel(self, run_id: str) -> Status:
-        raise RunNotFoundError(f"no run {run_id!r}: this ledger keeps none", run_id)
+    def cancel(self, run_id: str, *, force: bool = False) -> Status:
+        raise _keeps_none(run_id)
 
-    def resume(self, run_id: str, *, home: str | None) -> Hint:
-        raise RunNotFoundError(f"no run {run_id!r}: this ledger keeps none", run_id)
+    def pause(self, run_id: str) -> Status:
+        raise _keeps_none(run_id)
 
-    def sweep(self, *, home: str | None = None) -> list[Hint]:
+    def resume(self, run_id: str, *, home: str | None) -> Hint | None:
+        raise _keeps_none(run_id)
+
+    def sweep(self, *, home: str | None = None, crowded: Collection[str | None] = ()) -> list[Hint]:
         return []
+
+    def expire(self, run_id: str, step: int, *, worker: str) -> bool:
+        return False
 
     def get_run(self, run_id: str) -> RunRow | None:
         return None
+
+    def get_standings(self, run_ids: Sequence[str]) -> Mapping[str, Standing]:
+        return {}
 
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         return []
@@ -62,11 +70,15 @@ class Untracked:
         return None
 
 
+def _keeps_none(run_id: str) -> RunNotFoundError:
+    return RunNotFoundError(f"no run {run_id!r}: this ledger keeps none", run_id)
+
+
 class LocalFlags:
     """Flags for when all who care are in this process, or ask the ledger."""
 
     def __init__(self) -> None:
-        self._ended = threading.Condition()
+        self._heard: frozenset[Callable[[str], None]] = frozenset()
 
     def ask_cancel(self, run_id: str) -> None:
         """Nothing to do: the ledger has it, and the running step asks the ledger."""
@@ -78,12 +90,11 @@ class LocalFlags:
         return None
 
     def announce_end(self, run_id: str) -> None:
-        with self._ended:
-            self._ended.notify_all()
+        for heard in self._heard:
+            heard(run_id)
 
-    def wait_for_end(self, run_ids: Iterable[str], timeout_s: float) -> None:
-        with self._ended:
-            self._ended.wait(timeout_s)
+    def hear_ends(self, heard: Callable[[str], None]) -> None:
+        self._heard |= {heard}
 
     def complain(self, run_id: str, text: str) -> None:
         """Nothing to do: who waits is in this process and reads its log."""
@@ -100,5 +111,24 @@ class Unwatched:
     def watch(self, position: Position) -> Unwatched:
         return self
 
+    def arm(self, limit: Limit) -> None:
+        """Nothing to do: the engine looks at the clock when the try returns."""
+
+    def disarm(self) -> None:
+        """Nothing to do."""
+
     def done(self) -> None:
-        pass
+        """Nothing to do."""
+
+
+class Unstoppable:
+    """For steps in threads, which nobody can end: one that overruns is only taken from its thread."""
+
+    def arm(self, seconds: float) -> None:
+        """Nothing to do."""
+
+    def disarm(self) -> None:
+        """Nothing to do."""
+
+    def stop(self) -> None:
+        """Nothing to do."""

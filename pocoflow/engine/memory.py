@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
 from pocoflow import codec
+from pocoflow.engine.memory_run import Journal, MemoryRun
 from pocoflow.engine.owner import worker_of
-from pocoflow.engine.ports import Clock, EventRow, RunRow
+from pocoflow.engine.ports import Clock, EventRow, RunRow, Standing
 from pocoflow.engine.records import (
     INTERRUPTED,
+    LIVE,
+    OVERDUE,
     POISON,
+    SAME_HOME,
+    STOPPED,
     Claim,
     Failure,
     Hint,
@@ -23,38 +25,16 @@ from pocoflow.engine.records import (
     Started,
     Status,
     StepRecord,
+    before,
+    refusal,
 )
-from pocoflow.engine.timing import Timing
-from pocoflow.engine.wording import INTERRUPTED_TEXT, POISON_TEXT
-from pocoflow.errors import InvalidTransitionError, RunNotFoundError
+from pocoflow.engine.timing import CROWD_PATIENCE_S, OVERDUE_S, Timing
+from pocoflow.engine.wording import INTERRUPTED_TEXT, OVERDUE_TEXT, POISON_TEXT
+from pocoflow.errors import RunNotFoundError
 from pocoflow.store import Store
 
 MAX_ENDED_RUNS = 10_000
-
-
-@dataclass(slots=True)
-class _Run:
-    new: NewRun
-    status: Status
-    node: str
-    queue: str | None
-    home: str | None
-    due_at: float
-    wake_at: float | None
-    step: int = 0
-    want: str | None = None
-    epoch: int = 0
-    owner: str | None = None
-    attempt: int = 0
-    crashes: int = 0
-    dispatches: int = 1
-    unroutable_at: float | None = None
-    failure: Failure | None = None
-    created_at: str = ""
-    started_at: str | None = None
-    completed_at: str | None = None
-    states: list[str] = field(default_factory=list)
-    events: list[EventRow] = field(default_factory=list)
+_CLAIMABLE = before(Status.RUNNING)
 
 
 class MemoryLedger:
@@ -63,10 +43,10 @@ class MemoryLedger:
     def __init__(self, clock: Clock, timing: Timing) -> None:
         self._clock = clock
         self._timing = timing
-        self._runs: OrderedDict[str, _Run] = OrderedDict()
+        self._runs: OrderedDict[str, MemoryRun] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.RLock()
-        self._last_event = 0
+        self._journal = Journal(clock)
 
     def encode(self, store: Store) -> str:
         return codec.dumps(store.as_dict())
@@ -78,35 +58,40 @@ class MemoryLedger:
                 error = known.failure.error_type if known.failure else None
                 return Started(False, known.status, known.new.input_hash, error)
             now, held = self._clock.now(), run.owner is not None
-            self._runs[run.run_id] = row = _Run(
+            self._runs[run.run_id] = row = MemoryRun(
                 new=run,
                 status=Status.RUNNING if held else Status.QUEUED,
                 node=run.node,
                 queue=run.queue,
                 home=run.home,
                 due_at=now,
-                wake_at=now + (self._timing.lease_s if held else self._timing.grace_s),
+                wake_at=None,
+                deadline_at=None if run.timeout_s is None else now + run.timeout_s,
                 epoch=int(held),
                 owner=run.owner,
                 attempt=int(held),
-                created_at=self._timestamp(),
+                created_at=self._journal.timestamp(),
             )
             row.started_at = row.created_at if held else None
-            self._log_run(row, "flow_start", step=None, node=run.node)
+            row.wake_by(now + (self._timing.lease_s if held else self._timing.grace_s))
+            self._journal.run(row, "flow_start", step=None, node=run.node)
             return Started(True, row.status, run.input_hash)
 
     def claim(self, run_id: str, step: int, *, owner: str) -> Claim | None:
         with self._lock:
             row, now = self._runs.get(run_id), self._clock.now()
-            if row is None or row.step != step or row.status is not Status.QUEUED or row.due_at > now:
+            if row is None or row.step != step or row.status not in _CLAIMABLE or row.due_at > now:
                 return None
-            row.status, row.owner, row.wake_at = Status.RUNNING, owner, now + self._timing.lease_s
+            row.status, row.owner = Status.RUNNING, owner
+            row.wake_by(now + self._timing.lease_s)
             row.epoch += 1
             row.attempt += 1
-            row.started_at = row.started_at or self._timestamp()
+            row.started_at = row.started_at or self._journal.timestamp()
             unroutable_s = None if row.unroutable_at is None else now - row.unroutable_at
+            left_s = None if row.deadline_at is None else row.deadline_at - now
             where = (run_id, row.new.flow_name, step, row.node)
-            position = Position(*where, row.epoch, owner, row.attempt, row.crashes, unroutable_s, row.queue)
+            more = (unroutable_s, row.queue, left_s)
+            position = Position(*where, row.epoch, owner, row.attempt, row.crashes, *more)
             return Claim(position, self._state(row))
 
     def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:
@@ -114,12 +99,13 @@ class MemoryLedger:
             wants = {}
             for position in positions:
                 row = self._runs.get(position.run_id)
-                if row is None or row.status not in (Status.RUNNING, Status.QUEUED):
+                if row is None or row.status not in LIVE:
                     continue
                 # Whatever its step: who holds the run from step to step may ask with an older position.
                 if (row.epoch, row.owner) == (position.epoch, position.owner):
                     row.crashes -= int(row.status is Status.QUEUED)
-                    row.status, row.wake_at = Status.RUNNING, self._clock.now() + self._timing.lease_s
+                    row.status = Status.RUNNING
+                    row.wake_by(self._clock.now() + self._timing.lease_s)
                     wants[position.run_id] = row.want
             return wants
 
@@ -128,14 +114,15 @@ class MemoryLedger:
             row = self._held(position)
             if row is None:
                 return None
-            self._log(row, "node_start")
-            self._log(row, "node_end", action=record.action, elapsed_ms=record.elapsed_s * 1000)
+            self._journal.step(row, "node_start")
+            self._journal.step(row, "node_end", action=record.action, elapsed_ms=record.elapsed_s * 1000)
             row.states.append(record.state)
             row.step += 1
             row.crashes, row.dispatches, row.unroutable_at, row.failure = 0, 1, None, record.failure
             row.node, row.queue = record.next_node or row.node, record.next_queue
-            status = Status.CANCELLED if row.want == "cancel" else record.then
-            self._settle(row, status, wait_s=self._timing.lease_s if record.hold else self._timing.grace_s)
+            status = _unless_wanted(row, record.then)
+            wait_s = self._timing.lease_s if record.hold else self._timing.grace_s
+            self._settle(row, status, due_at=self._clock.now(), wait_s=wait_s)
             row.attempt = int(status is Status.RUNNING)
             return status
 
@@ -146,16 +133,13 @@ class MemoryLedger:
             row = self._held(position)
             if row is None or row.attempt != position.attempt:
                 return None
-            self._log_failure(row, failure, "node_error" if retry_in_s is None else "node_retry")
+            self._journal.failure(row, failure, "node_error" if retry_in_s is None else "node_retry")
             row.failure, row.dispatches = failure, 0
-            if row.want == "cancel":
-                status = Status.CANCELLED
-            elif retry_in_s is None:
-                status = Status.FAILED
-            else:
-                status = Status.RUNNING if hold else Status.QUEUED
-                row.attempt += int(hold)
-            self._settle(row, status, delay_s=retry_in_s or 0.0, wait_s=self._timing.lease_s if hold else 0.0)
+            again = Status.RUNNING if hold else Status.QUEUED
+            status = _unless_wanted(row, Status.FAILED if retry_in_s is None else again)
+            row.attempt += int(status is Status.RUNNING)
+            due_at = self._clock.now() + (retry_in_s or 0.0)
+            self._settle(row, status, due_at=due_at, wait_s=self._timing.lease_s if hold else 0.0)
             return status
 
     def release(self, position: Position, *, delay_s: float = 0.0, unroutable: bool = False) -> Status | None:
@@ -166,8 +150,10 @@ class MemoryLedger:
             if unroutable and row.unroutable_at is None:
                 row.unroutable_at = self._clock.now()
             row.attempt -= 1
-            status = Status.CANCELLED if row.want == "cancel" else Status.QUEUED
-            self._settle(row, status, delay_s=delay_s, wait_s=0.0 if delay_s > 0 else self._timing.grace_s)
+            if delay_s > 0:
+                row.dispatches = 0  # nobody sends a hint for it but a sweep
+            status, due_at = _unless_wanted(row, Status.QUEUED), self._clock.now() + delay_s
+            self._settle(row, status, due_at=due_at, wait_s=0.0 if delay_s > 0 else self._timing.grace_s)
             return status
 
     def interrupt(self, home: str) -> list[str]:
@@ -177,64 +163,77 @@ class MemoryLedger:
                 self._interrupt(row)
             return [row.new.run_id for row in mine]
 
-    def cancel(self, run_id: str) -> Status:
+    def cancel(self, run_id: str, *, force: bool = False) -> Status:
         with self._lock:
             row = self._row(run_id)
-            if row.status is Status.RUNNING:
+            if row.status is Status.RUNNING and not force:
                 row.want = "cancel"
-            elif not row.status.ended:
+            elif row.status in before(Status.CANCELLED):
                 row.epoch += 1
                 self._settle(row, Status.CANCELLED)
             return row.status
 
-    def resume(self, run_id: str, *, home: str | None) -> Hint:
+    def pause(self, run_id: str) -> Status:
         with self._lock:
             row = self._row(run_id)
-            if row.status not in (Status.PAUSED, Status.FAILED):
-                raise InvalidTransitionError(
-                    f"run {run_id!r} is {row.status}: only a paused or failed run can be resumed", run_id
-                )
-            row.home, row.epoch = home, row.epoch + 1
-            row.attempt, row.crashes, row.dispatches, row.failure = 0, 0, 1, None
+            if row.status.ended:
+                raise refusal(run_id, row.status, "paused")
+            if row.status is Status.RUNNING:
+                row.want = row.want or "pause"
+            elif row.status in before(Status.PAUSED):
+                row.epoch += 1
+                self._settle(row, Status.PAUSED)
+            return row.status
+
+    def resume(self, run_id: str, *, home: str | None) -> Hint | None:
+        with self._lock:
+            row = self._row(run_id)
+            if row.status is Status.RUNNING and row.want == "pause":
+                row.want = None
+                return None
+            if row.status not in STOPPED:
+                raise refusal(run_id, row.status, "resumed")
+            row.home, row.epoch = row.home if home == SAME_HOME else home, row.epoch + 1
+            row.attempt, row.crashes, row.failure = 0, 0, None
             row.unroutable_at = row.completed_at = None
+            if self._is_overdue(row):
+                row.deadline_at = None  # who lets it go on whose time is up wants it to go on
             self._ended.pop(run_id, None)
-            self._settle(row, Status.QUEUED, wait_s=self._timing.grace_s)
-            self._log_run(row, "run_resumed")
+            now = self._clock.now()
+            # What is left of the delay before a retry is still waited for.
+            wait_s = 0.0 if home == SAME_HOME or row.due_at > now else self._timing.grace_s
+            row.dispatches = int(wait_s > 0)  # where no hint is sent at once, a sweep sends the first one
+            self._settle(row, Status.QUEUED, due_at=max(now, row.due_at), wait_s=wait_s)
+            self._journal.run(row, "run_resumed")
             return Hint(run_id, row.step, row.queue)
 
-    def sweep(self, *, home: str | None = None) -> list[Hint]:
+    def sweep(self, *, home: str | None = None, crowded: Collection[str | None] = ()) -> list[Hint]:
         with self._lock:
             hints = []
-            for row in [row for row in self._runs.values() if self._is_due(row, home)]:
+            for row in [row for row in self._runs.values() if self._is_due(row, home, crowded)]:
                 self._wake(row, home)
                 if row.status is Status.QUEUED:
                     hints.append(Hint(row.new.run_id, row.step, row.queue))
             return hints
 
+    def expire(self, run_id: str, step: int, *, worker: str) -> bool:
+        with self._lock:
+            row = self._runs.get(run_id)
+            if row is None or row.status is not Status.RUNNING or row.step < step:
+                return False
+            if worker_of(row.owner or "") != worker:
+                return False
+            row.wake_at = self._clock.now() - OVERDUE_S
+            return True
+
     def get_run(self, run_id: str) -> RunRow | None:
         with self._lock:
             row = self._runs.get(run_id)
-            if row is None:
-                return None
-            return RunRow(
-                run_id=run_id,
-                flow_name=row.new.flow_name,
-                status=row.status.value,
-                started_at=row.started_at,
-                completed_at=row.completed_at,
-                total_steps=row.step,
-                current_node=row.node,
-                error_type=row.failure.error_type if row.failure else None,
-                error_msg=row.failure.message if row.failure else None,
-                attempt=row.attempt,
-                crashes=row.crashes,
-                epoch=row.epoch,
-                want=row.want,
-                queue=row.queue,
-                owner=row.owner,
-                home=row.home,
-                created_at=row.created_at,
-            )
+            return None if row is None else row.shown()
+
+    def get_standings(self, run_ids: Sequence[str]) -> Mapping[str, Standing]:
+        with self._lock:
+            return {run_id: self._runs[run_id].shown() for run_id in run_ids if run_id in self._runs}
 
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         with self._lock:
@@ -246,53 +245,76 @@ class MemoryLedger:
             row = self._runs.get(run_id)
             return None if row is None else self._state(row)
 
-    def _is_due(self, row: _Run, home: str | None) -> bool:
+    def _is_due(self, row: MemoryRun, home: str | None, crowded: Collection[str | None]) -> bool:
         """Whether it is overdue, or so long overdue that its home must have gone."""
         if row.wake_at is None or (row.home is None and home is not None):
             return False
-        return self._clock.now() - row.wake_at > (0.0 if row.home == home else self._timing.lease_s)
+        patience_s = 0.0 if row.home == home else self._timing.lease_s
+        in_crowd = row.status is Status.QUEUED and row.dispatches > 0 and row.queue in crowded
+        if in_crowd and not self._is_overdue(row):
+            patience_s = max(patience_s, CROWD_PATIENCE_S)
+        return self._clock.now() - row.wake_at > patience_s
 
-    def _wake(self, row: _Run, home: str | None) -> None:
-        now = self._clock.now()
-        if row.status is Status.RUNNING:
-            self._log(row, "step_lost")
-            row.crashes += 1
-        if row.want == "cancel" or row.home != home:
+    def _wake(self, row: MemoryRun, home: str | None) -> None:
+        now, overdue = self._clock.now(), self._is_overdue(row)
+        if row.status is Status.RUNNING and not overdue:
+            self._journal.step(row, "step_lost")
+            row.crashes, row.due_at = row.crashes + 1, now
+        if overdue and row.want != "cancel":
+            self._end(row, OVERDUE, OVERDUE_TEXT)
+        elif row.want == "cancel" or row.home != home:
             self._interrupt(row)
-            return
-        if row.status is Status.RUNNING:
-            if row.crashes > self._timing.max_crashes:
-                row.epoch += 1
-                why = POISON_TEXT.format(node=row.node, step=row.step, crashes=row.crashes)
-                row.failure = Failure(POISON, why)
-                self._log(row, "node_error", error=why)
-                self._settle(row, Status.FAILED)
-                return
-            row.status, row.due_at = Status.QUEUED, now
-        row.wake_at = now + self._timing.backoff_s(row.dispatches)
-        row.dispatches += 1
+        elif row.status is Status.RUNNING and row.crashes > self._timing.max_crashes:
+            why = POISON_TEXT.format(node=row.node, step=row.step, crashes=row.crashes)
+            self._end(row, POISON, why)
+        elif row.want == "pause":
+            row.epoch += 1
+            self._settle(row, Status.PAUSED)
+        else:
+            row.status = Status.QUEUED
+            row.wake_by(now + self._timing.backoff_s(row.dispatches))
+            row.dispatches += 1
 
-    def _interrupt(self, row: _Run) -> None:
+    def _is_overdue(self, row: MemoryRun) -> bool:
+        return row.deadline_at is not None and row.deadline_at <= self._clock.now()
+
+    def _end(self, row: MemoryRun, error_type: str, why: str) -> None:
+        """End a run as failed for a reason that is not its node's."""
         row.epoch += 1
-        if row.want == "cancel":
-            self._settle(row, Status.CANCELLED)
-            return
-        row.failure = Failure(INTERRUPTED, INTERRUPTED_TEXT.format(run_id=row.new.run_id))
-        self._settle(row, Status.PAUSED)
-        self._log_run(row, "run_interrupted", error=row.failure.message)
+        row.failure = Failure(error_type, why)
+        self._journal.step(row, "node_error", error=why)
+        self._settle(row, Status.FAILED)
 
-    def _settle(self, row: _Run, status: Status, *, delay_s: float = 0.0, wait_s: float = 0.0) -> None:
-        """Give the row its new status and everything that depends on it."""
-        now = self._clock.now()
-        live = status in (Status.QUEUED, Status.RUNNING)
+    def _interrupt(self, row: MemoryRun) -> None:
+        row.epoch += 1
+        why = Failure(INTERRUPTED, INTERRUPTED_TEXT.format(run_id=row.new.run_id))
+        self._settle(row, _unless_wanted(row, Status.PAUSED), why=None if row.want else why)
+
+    def _settle(
+        self,
+        row: MemoryRun,
+        status: Status,
+        *,
+        due_at: float | None = None,
+        wait_s: float = 0.0,
+        why: Failure | None = None,
+    ) -> None:
+        """Give the row its new status and everything that depends on it; a pause may have a reason."""
         row.status, row.want = status, (row.want if status is Status.RUNNING else None)
-        row.due_at = now + delay_s
-        row.wake_at = row.due_at + wait_s if live else None
+        row.due_at = row.due_at if due_at is None else due_at
+        row.wake_at = None
+        if status in LIVE:
+            row.wake_by(row.due_at + wait_s)
         if status is not Status.RUNNING:
             row.owner = None
+        if status is Status.PAUSED:
+            row.failure = why
+            self._journal.run(
+                row, "run_paused" if why is None else "run_interrupted", error=why and why.message
+            )
         if status.ended:
-            row.completed_at = self._timestamp()
-            self._log_run(row, "flow_end", action=status.value)
+            row.completed_at = self._journal.timestamp()
+            self._journal.run(row, "flow_end", action=status.value)
             self._forget_oldest(row.new.run_id)
 
     def _forget_oldest(self, run_id: str) -> None:
@@ -301,49 +323,25 @@ class MemoryLedger:
             oldest, _ = self._ended.popitem(last=False)
             del self._runs[oldest]
 
-    def _held(self, position: Position) -> _Run | None:
+    def _held(self, position: Position) -> MemoryRun | None:
         row = self._runs.get(position.run_id)
-        if row is None or row.status not in (Status.RUNNING, Status.QUEUED):
+        if row is None or row.status not in LIVE:
             return None
         mine = (row.step, row.epoch, row.owner) == (position.step, position.epoch, position.owner)
         return row if mine else None
 
-    def _row(self, run_id: str) -> _Run:
+    def _row(self, run_id: str) -> MemoryRun:
         row = self._runs.get(run_id)
         if row is None:
             raise RunNotFoundError(f"no run {run_id!r} in this process", run_id)
         return row
 
-    def _state(self, row: _Run) -> str:
+    def _state(self, row: MemoryRun) -> str:
         return row.states[-1] if row.states else row.new.input
 
-    def _timestamp(self) -> str:
-        return datetime.fromtimestamp(self._clock.now(), UTC).isoformat(timespec="milliseconds")
 
-    def _log_failure(self, row: _Run, failure: Failure, event: str) -> None:
-        elapsed_ms = None if failure.elapsed_s is None else failure.elapsed_s * 1000
-        if elapsed_ms is not None:
-            self._log(row, "node_start")
-        self._log(row, event, error=failure.message, elapsed_ms=elapsed_ms)
-
-    def _log_run(self, row: _Run, event: str, **fields: Any) -> None:
-        """Log something about the run as a whole, which no worker did."""
-        self._log(row, event, **{"attempt": None, "node": None, "worker": None, **fields})
-
-    def _log(self, row: _Run, event: str, *, error: str | None = None, **fields: Any) -> None:
-        self._last_event += 1
-        row.events.append(
-            EventRow(
-                id=self._last_event,
-                run_id=row.new.run_id,
-                step=fields.get("step", row.step),
-                attempt=fields.get("attempt", row.attempt),
-                node_name=fields.get("node", row.node),
-                event=event,
-                action=fields.get("action"),
-                elapsed_ms=fields.get("elapsed_ms"),
-                error_msg=error,
-                worker=fields.get("worker", row.owner and worker_of(row.owner)),
-                ts=self._timestamp(),
-            )
-        )
+def _unless_wanted(row: MemoryRun, then: Status) -> Status:
+    """Where the run goes: what somebody asked for comes first, but a pause does not keep it from ending."""
+    if row.want == "cancel":
+        return Status.CANCELLED
+    return Status.PAUSED if row.want == "pause" and not then.ended else then

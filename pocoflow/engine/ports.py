@@ -2,52 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypedDict
 
 from pocoflow.engine.records import (
+    ENDED,
     INTERRUPTED,
     Claim,
     Failure,
     Hint,
+    Limit,
     NewRun,
     Position,
     Started,
     Status,
     StepRecord,
 )
-from pocoflow.node import StepContext
 from pocoflow.store import Store
 
 
-class RunRow(TypedDict):
-    """A run as the read side shows it; times are ISO 8601 texts in UTC."""
+class Standing(TypedDict):
+    """How far a run has come: what somebody who waits for it must know, and no more."""
 
     run_id: str
-    flow_name: str
     status: str
-    started_at: str | None
-    completed_at: str | None
     total_steps: int
     current_node: str | None
     error_type: str | None
     error_msg: str | None
     attempt: int
+    queue: str | None
+
+
+class RunRow(Standing):
+    """A run as the read side shows it; times are ISO 8601 texts in UTC."""
+
+    flow_name: str
+    started_at: str | None
+    completed_at: str | None
     crashes: int
     epoch: int
     want: str | None
-    queue: str | None
     owner: str | None
     home: str | None
     created_at: str
 
 
-def is_settled(row: RunRow) -> bool:
+def is_settled(row: Standing) -> bool:
     """Whether nothing more happens to the run by itself: it has ended or was interrupted."""
-    return Status(row["status"]).ended or (
-        row["status"] == Status.PAUSED and row["error_type"] == INTERRUPTED
-    )
+    return row["status"] in ENDED or (row["status"] == Status.PAUSED and row["error_type"] == INTERRUPTED)
 
 
 class EventRow(TypedDict):
@@ -90,7 +94,10 @@ class Ledger(Protocol):
         ...
 
     def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:
-        """Extend leases. Returns, by run_id of those still held, what was asked of the run ("cancel")."""
+        """Extend leases. Returns, by run_id of those still held, what was asked of the run.
+
+        That is "cancel" or "pause"; the latter takes effect by itself when the step is given back.
+        """
         ...
 
     def commit(self, position: Position, record: StepRecord) -> Status | None:
@@ -111,35 +118,82 @@ class Ledger(Protocol):
         """Pause all runs that live in this home, which is about to go; returns their ids."""
         ...
 
-    def cancel(self, run_id: str) -> Status:
+    def cancel(self, run_id: str, *, force: bool = False) -> Status:
         """Cancel a waiting run, or ask the owner of a running one to; returns the status now.
 
+        Args:
+            force: Cancel a running run at once too; what its owner makes of the step does not count.
+
         Raises:
             RunNotFoundError: There is no such run.
         """
         ...
 
-    def resume(self, run_id: str, *, home: str | None) -> Hint:
-        """Queue a paused or failed run again, for any worker or for one home.
+    def pause(self, run_id: str) -> Status:
+        """Pause a waiting run, or a running one as soon as its step allows; returns the status now.
+
+        That is when the step is committed, has failed with a try left, is given back or loses its lease. A
+        step that ends the run ends it all the same, and so does a cancel that was asked for.
 
         Raises:
             RunNotFoundError: There is no such run.
-            InvalidTransitionError: It is neither paused nor failed.
+            InvalidTransitionError: It has ended.
         """
         ...
 
-    def sweep(self, *, home: str | None = None) -> list[Hint]:
+    def resume(self, run_id: str, *, home: str | None) -> Hint | None:
+        """Queue a paused or failed run again, with all its tries; let one go on that is to be paused.
+
+        Args:
+            home: Where it lives from now on; None is any worker. SAME_HOME leaves it where it is, to be
+                found by the sweep there; otherwise the caller sends the hint. Only a run that is queued
+                again moves.
+
+        Returns:
+            What to dispatch; None when it is running, and was only to be paused.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+            InvalidTransitionError: It is neither paused nor failed, nor to be paused.
+        """
+        ...
+
+    def sweep(self, *, home: str | None = None, crowded: Collection[str | None] = ()) -> list[Hint]:
         """Find what was lost or has become due; returns what to dispatch.
 
         Takes back steps whose lease ran out, and pauses runs whose home has gone.
 
         Args:
             home: Whose runs to look after; None means those that any worker may run.
+            crowded: Queues, None for the default one, in which so much waits that a hint sent there is
+                late and not lost: it is sent again only after `CROWD_PATIENCE_S` more.
+        """
+        ...
+
+    def expire(self, run_id: str, step: int, *, worker: str) -> bool:
+        """End the lease on this step, or a later one, of a process that has died, for the next sweep.
+
+        Safe to repeat.
+
+        Args:
+            run_id: The run that the process was busy with.
+            step: The step that it was asked to do; it may have gone on from there.
+            worker: Name of the process, as it was given to `deliver`.
+
+        Returns:
+            Whether that process held it; if not, nothing is changed.
         """
         ...
 
     def get_run(self, run_id: str) -> RunRow | None:
         """Return the run, or None."""
+        ...
+
+    def get_standings(self, run_ids: Sequence[str]) -> Mapping[str, Standing]:
+        """Return how these runs stand, by run_id, in one read; unknown ones are left out.
+
+        Made for ten thousand at a time.
+        """
         ...
 
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
@@ -166,8 +220,11 @@ class ControlFlags(Protocol):
 
     def announce_end(self, run_id: str) -> None: ...
 
-    def wait_for_end(self, run_ids: Iterable[str], timeout_s: float) -> None:
-        """Return when one of the runs was announced, or after the time; both may happen by mistake."""
+    def hear_ends(self, heard: Callable[[str], None]) -> None:
+        """From now on, call this with the run_id of whatever is announced, in any thread; safe to repeat.
+
+        Announcements can be lost, and can be wrong.
+        """
         ...
 
     def complain(self, run_id: str, text: str) -> None:
@@ -186,6 +243,10 @@ class Dispatcher(Protocol):
         """Raises BrokerError when the hint could not be handed over."""
         ...
 
+    def waiting(self, queue: str | None) -> int:
+        """Return how many messages wait in a queue, None for the default one; 0 when nobody can tell."""
+        ...
+
 
 class Clock(Protocol):
     def monotonic(self) -> float: ...
@@ -195,8 +256,17 @@ class Clock(Protocol):
     def sleep(self, seconds: float) -> None: ...
 
 
-class Watch(StepContext, Protocol):
-    """Looks after one held step while user code runs: keeps its lease, notices a cancel."""
+class Watch(Protocol):
+    """Looks after one held step: keeps its lease, notices a cancel, ends a try that overruns."""
+
+    @property
+    def cancelled(self) -> bool: ...
+
+    def arm(self, limit: Limit) -> None:
+        """Enforce this limit, where that is possible, until `disarm`."""
+        ...
+
+    def disarm(self) -> None: ...
 
     def done(self) -> None: ...
 

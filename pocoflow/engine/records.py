@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pocoflow.errors import InvalidTransitionError
+
 
 class Status(StrEnum):
     """Where a run stands; `TRANSITIONS` says what may follow what."""
@@ -31,8 +33,38 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     Status.COMPLETED: frozenset(),
     Status.CANCELLED: frozenset(),
 }
+
+
+def before(status: Status) -> frozenset[Status]:
+    """Return the statuses that this one may follow."""
+    return frozenset(known for known, allowed in TRANSITIONS.items() if status in allowed)
+
+
+# What can be paused goes on by itself; what can be queued and does not is resumed.
+LIVE = before(Status.PAUSED)
+STOPPED = before(Status.QUEUED) - LIVE
+_WAY_OUT: Mapping[Status, str] = {
+    Status.QUEUED: "it goes on by itself",
+    Status.RUNNING: "it goes on by itself",
+    Status.PAUSED: "resume it to let it go on",
+    Status.FAILED: "it has ended, resume it to go on at the step that failed",
+    Status.COMPLETED: "it has ended, start a run with another run_id",
+    Status.CANCELLED: "it has ended, start a run with another run_id",
+}
+
+
+def refusal(run_id: str, status: Status, asked: str) -> InvalidTransitionError:
+    """Return the error for a run that stands where it cannot be `asked` ("paused", "resumed")."""
+    return InvalidTransitionError(
+        f"run {run_id!r} is {status} and cannot be {asked}: {_WAY_OUT[status]}", run_id
+    )
+
+
 INTERRUPTED = "RunInterruptedError"
 POISON = "PoisonStepError"
+OVERDUE = "RunTimeoutError"
+# Not a home: the run stays in the one that it has.
+SAME_HOME = "same"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +76,7 @@ class NewRun:
         input_hash: Tells a repeated start from a conflicting one.
         home: The one process that may run it, for a flow that no worker can import; None is any worker.
         owner: Set when the starter executes step 0 itself: the run begins as running, not as queued.
+        timeout_s: Seconds from now after which the run fails if it has not ended; None for any time.
     """
 
     run_id: str
@@ -55,6 +88,7 @@ class NewRun:
     input_hash: str
     home: str | None = None
     owner: str | None = None
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +115,7 @@ class Position:
         crashes: How many of them lost their worker.
         unroutable_s: For how long workers have met this step without knowing its flow; None if never.
         queue: Where hints for this step go; None is the default queue.
+        left_s: Seconds that the run had left when the step was claimed; None for any time.
     """
 
     run_id: str
@@ -93,11 +128,17 @@ class Position:
     crashes: int = 0
     unroutable_s: float | None = None
     queue: str | None = None
+    left_s: float | None = None
 
     @property
     def tries(self) -> int:
         """How often user code was tried, crashes left out."""
         return self.attempt - self.crashes
+
+    @property
+    def idempotency_key(self) -> str:
+        """Names the step; no retry, crash or takeover changes it."""
+        return f"{self.run_id}:{self.step}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +160,21 @@ class Failure:
     error_type: str
     message: str
     elapsed_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How long a try may take, and what becomes of it if it takes longer.
+
+    Attributes:
+        at: As the engine's monotonic clock counts seconds.
+        error: What the try then fails with.
+        retry_in_s: Seconds until another try; None ends the run.
+    """
+
+    at: float
+    error: Exception
+    retry_in_s: float | None
 
 
 @dataclass(slots=True)

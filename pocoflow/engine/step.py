@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
+from typing import Any
 
+from pocoflow.engine import signals
 from pocoflow.engine.records import Failure
 from pocoflow.node import DEFAULT_ACTION, Node
 from pocoflow.store import Store
@@ -17,13 +19,13 @@ class StepFailure(Exception):
 
     Attributes:
         error: What it raised.
-        may_retry: Whether another try can help: only `exec` is tried again.
+        in_exec: Whether `exec` did: only that is tried again, or has a fallback.
     """
 
-    def __init__(self, error: BaseException, *, may_retry: bool) -> None:
-        super().__init__(error, may_retry)
+    def __init__(self, error: BaseException, *, in_exec: bool) -> None:
+        super().__init__(error, in_exec)
         self.error = error
-        self.may_retry = may_retry
+        self.in_exec = in_exec
 
 
 class NodeRun:
@@ -42,41 +44,45 @@ class NodeRun:
         Raises:
             StepFailure: The node raised, or returned something that is no action.
         """
+        return self._finish(lambda: self._node.exec(self._prepared), is_exec=True)
+
+    def fall_back(self, error: BaseException) -> str:
+        """Finish the step with what stands for the result of a failed `exec`; raises the same."""
+        return self._finish(lambda: self._node.exec_fallback(self._prepared, error), is_exec=False)
+
+    def _finish(self, work: Callable[[], Any], *, is_exec: bool) -> str:
         in_exec = False
         try:
-            if self._prepared is _NOT_YET:
-                self._prepared = self._node.prep(self._store)
-            in_exec = True
-            result = self._node.exec(self._prepared)
-            in_exec = False
-            action = self._node.post(self._store, self._prepared, result)
+            with signals.let_in():
+                if self._prepared is _NOT_YET:
+                    self._prepared = self._node.prep(self._store)
+                in_exec = is_exec
+                result = work()
+                in_exec = False
+                action = self._node.post(self._store, self._prepared, result)
         except BaseException as exc:
-            if _ends_the_process(exc):
+            if signals.is_stop(exc):
                 raise
-            raise StepFailure(exc, may_retry=in_exec) from exc
+            raise StepFailure(exc, in_exec=in_exec) from exc
+        return self._checked(action)
+
+    def _checked(self, action: object) -> str:
         if action is None:
             return DEFAULT_ACTION
-        if not isinstance(action, str) or not action.isprintable() or len(action) > MAX_ACTION_LENGTH:
-            wrong = TypeError(
-                f"post() of node {self._node.name!r} must return an action (printable str of at most "
-                f"{MAX_ACTION_LENGTH} characters) or None, got {ascii(action)[:80]}"
-            )
-            raise StepFailure(wrong, may_retry=False)
-        return action
+        if isinstance(action, str) and action.isprintable() and len(action) <= MAX_ACTION_LENGTH:
+            return action
+        wrong = TypeError(
+            f"post() of node {self._node.name!r} must return an action (printable str of at most "
+            f"{MAX_ACTION_LENGTH} characters) or None, got {ascii(action)[:80]}"
+        )
+        raise StepFailure(wrong, in_exec=False)
 
 
 def describe(error: BaseException, elapsed_s: float | None = None) -> Failure:
     """Return an error as history keeps it, in characters that every database takes."""
     try:
         text = str(error)
-    except Exception:
+    except BaseException:
         text = "(its text cannot be shown)"
     safe = text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
     return Failure(type(error).__name__, safe, elapsed_s)
-
-
-def _ends_the_process(error: BaseException) -> bool:
-    """Whether this is Ctrl-C or an exit, which only the main thread meets; elsewhere the node raised it."""
-    if threading.current_thread() is not threading.main_thread():
-        return False
-    return isinstance(error, KeyboardInterrupt | SystemExit)

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 MAX_BACKOFF_S = 600.0
 MAX_BACKOFF_DOUBLINGS = 10
+CROWD = 100
+CROWD_PATIENCE_S = 600.0
+# A lease that is ended early was over so long ago: a sweep at the same tick of the clock finds it.
+OVERDUE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,3 +13,4 @@ POISON_TEXT = (
     "node '{node}' lost its worker {crashes} times at step {step}: "
     "it ends the process that runs it, or holds it so busy that its lease runs out"
 )
+OVERDUE_TEXT = "the run was not done within the timeout of its flow: raise it, or look for what took so long"

@@ -19,6 +19,7 @@ from pocoflow.errors import SettingsError
 from pocoflow.logging import INFO, WARNING, get_logger, log_event
 from pocoflow.registry import Registry
 from pocoflow.settings import Settings, mask_url, unknown_names
+from pocoflow.workers.deaths import watch_children
 from pocoflow.workers.logs import hide_contents, hide_sweeps
 from pocoflow.workers.tasks import Worker
 
@@ -35,11 +36,13 @@ def make_worker_app(settings: Settings, registry: Registry) -> Celery:
     made = make_app(settings, settings.broker_url)
     register_run_step(made, worker.run_step)
     register_sweep(made, worker.sweep, sweep_s=settings.sweep_s)
+    watch_children(made, worker.expire)
     return made
 
 
 hide_sweeps()
 hide_contents()
+wiring.preload()
 settings = wiring.load_settings()
 registry = Registry(settings.flows)
 app = make_worker_app(settings, registry)

@@ -1,4 +1,4 @@
-"""What the two Celery tasks do."""
+"""What the three Celery tasks do."""
 
 from __future__ import annotations
 
@@ -6,25 +6,38 @@ import os
 import socket
 
 from pocoflow import wiring
-from pocoflow.engine.deliver import deliver, send
+from pocoflow.engine import signals
+from pocoflow.engine.deliver import crowded_queues, deliver, send
+from pocoflow.engine.faults import Deliver, FindFlow
 from pocoflow.engine.ports import Dispatcher, Ports
 from pocoflow.engine.records import Hint
 from pocoflow.errors import DatabaseError
-from pocoflow.logging import ERROR, get_logger, log_event
+from pocoflow.logging import ERROR, WARNING, get_logger, log_event
 from pocoflow.registry import Registry
 from pocoflow.settings import Settings
+from pocoflow.workers.enforce import enforcer_for_this_process
 
 log = get_logger("runner")
 
 HOST = socket.gethostname()
 
 
+def worker_name(pid: int) -> str:
+    """Return what a process of this host is called in owner tokens and in the event log."""
+    return f"{HOST}:{pid}"
+
+
 class Worker:
     """Executes steps and sweeps; safe to make before a fork, since it connects when it is first used."""
 
     def __init__(self, registry: Registry, settings: Settings) -> None:
-        self._registry = registry
         self._settings = settings
+        self._queues = registry.queues
+        self._find_flow: FindFlow = registry.find
+        self._deliver: Deliver = deliver
+        faults = wiring.faults(settings)
+        if faults is not None:
+            self._find_flow, self._deliver = faults.find_flow(registry.find), faults.deliver(deliver)
         self._database = wiring.database_name(settings.database_url)
         self._connected: tuple[int, Ports, Dispatcher] | None = None
 
@@ -32,12 +45,12 @@ class Worker:
         """Execute the step that the message names, if it is there to execute."""
         try:
             ports, dispatcher = self._connect()
-            outcome = deliver(
+            outcome = self._deliver(
                 hint,
-                find_flow=self._registry.find,
+                find_flow=self._find_flow,
                 ports=ports,
                 dispatcher=dispatcher,
-                worker=f"{HOST}:{os.getpid()}",
+                worker=worker_name(os.getpid()),
                 unroutable_s=self._settings.unroutable_s,
             )
         except DatabaseError as exc:
@@ -53,17 +66,39 @@ class Worker:
         """Send what was lost or has become due."""
         try:
             ports, dispatcher = self._connect()
-            hints = ports.ledger.sweep()
+            hints = ports.ledger.sweep(crowded=crowded_queues(dispatcher, (None, *self._queues)))
         except DatabaseError as exc:
             log_event(log, "sweep failed", level=ERROR, error=str(exc))
             return
         for hint in hints:
             send(hint, dispatcher)
 
+    def expire(self, hint: Hint, worker: str) -> None:
+        """Take back a step from a process that has died."""
+        try:
+            ports, _ = self._connect()
+            held = ports.ledger.expire(hint.run_id, hint.step, worker=worker)
+        except DatabaseError as exc:
+            log_event(log, "death of a process not noted", level=ERROR, worker=worker, error=str(exc))
+            return
+        if held:
+            log_event(
+                log,
+                "process died in mid-step",
+                level=WARNING,
+                run_id=hint.run_id,
+                step=hint.step,
+                worker=worker,
+            )
+            self.sweep()
+
     def _connect(self) -> tuple[Ports, Dispatcher]:
         """The parts of this process; raises DatabaseError."""
         if self._connected is None or self._connected[0] != os.getpid():
-            ports = wiring.database_ports(self._settings.database_url, self._settings)
+            signals.install()
+            ports = wiring.database_ports(
+                self._settings.database_url, self._settings, enforcer=enforcer_for_this_process()
+            )
             dispatcher = wiring.dispatcher(self._settings.database_url, self._settings)
             self._connected = (os.getpid(), ports, dispatcher)
         return self._connected[1:]

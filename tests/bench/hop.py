@@ -4,6 +4,8 @@ Both sides get the same Redis, the same number of prefork children, and as many 
 they have children. Ours commits each step to Postgres; the bare task (acks_late=True, otherwise Celery's
 defaults, no results) keeps nothing. Rounds alternate, so that a machine that slows down slows down both.
 
+A third figure is for a flow that lets a worker execute ten steps in a row (`max_inline_steps=10`).
+
     python -m tests.bench.hop --children 1 2 --rounds 6 --steps 1000
 """
 
@@ -17,21 +19,41 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from time import perf_counter
+from typing import NamedTuple
 from uuid import uuid4
 
 import redis
 
 from pocoflow.services import start_postgres, start_redis
+from tests.bench import hop_flow
 
+FLOWS = ("flow", "streak")
 QUIET = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
 
 
+class Rates(NamedTuple):
+    """Steps per second."""
+
+    durable: float
+    streak: float
+    bare: float
+
+    def __str__(self) -> str:
+        return (
+            f"durable {self.durable:5.0f}/s (ratio {self.durable / self.bare:.2f})  "
+            f"in rows of ten {self.streak:5.0f}/s (ratio {self.streak / self.bare:.2f})  "
+            f"bare {self.bare:5.0f}/s"
+        )
+
+
 @contextmanager
-def worker(app: str, children: int, environ: dict[str, str], *options: str) -> Iterator[None]:
+def worker(
+    app: str, children: int, environ: dict[str, str], *options: str
+) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-W", "ignore", "-m", "celery", "-A", app, "worker", "-c", str(children)]
     process = subprocess.Popen([*command, *options, "-l", "warning"], env={**os.environ, **environ})
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait(20)
@@ -40,7 +62,7 @@ def worker(app: str, children: int, environ: dict[str, str], *options: str) -> I
 def bare_round(url: str, chains: int, steps: int) -> float:
     from tests.bench.bare_task import hop
 
-    client = redis.Redis.from_url(url)
+    client = redis.Redis.from_url(url, socket_timeout=None)
     names = [uuid4().hex for _ in range(chains)]
     began = perf_counter()
     for name in names:
@@ -50,9 +72,8 @@ def bare_round(url: str, chains: int, steps: int) -> float:
     return chains * steps / (perf_counter() - began)
 
 
-def durable_round(chains: int, steps: int) -> float:
-    from tests.bench.hop_flow import flow
-
+def durable_round(name: str, chains: int, steps: int) -> float:
+    flow = getattr(hop_flow, name)
     began = perf_counter()
     handles = [flow.run_background({"left": steps}) for _ in range(chains)]
     for handle in handles:
@@ -62,20 +83,18 @@ def durable_round(chains: int, steps: int) -> float:
 
 def compare(children: int, rounds: int, steps: int, redis_url: str) -> None:
     bare_url = f"{redis_url}/1"
-    pairs = []
+    seen: list[Rates] = []
     with ExitStack() as stack:
         stack.enter_context(worker("tests.bench.bare_task", children, {}))
         stack.enter_context(worker("pocoflow.workers", children, {}, *QUIET))
         bare_round(bare_url, children, 50)
-        durable_round(children, 50)
-        for number in range(rounds):
-            pair = (durable_round(children, steps), bare_round(bare_url, children, steps))
-            pairs.append(pair)
-            rates = f"durable {pair[0]:6.0f}/s  bare {pair[1]:6.0f}/s"
-            print(f"  {number + 1}: {rates}  ratio {pair[0] / pair[1]:.2f}", flush=True)
-    durable, plain = (statistics.median(side) for side in zip(*pairs, strict=True))
-    ratio = statistics.median(ours / theirs for ours, theirs in pairs)
-    print(f"{children} children: durable {durable:.0f}/s, bare {plain:.0f}/s, median ratio {ratio:.2f}")
+        durable_round("flow", children, 50)
+        for number in range(1, rounds + 1):
+            ours = [durable_round(name, children, steps) for name in FLOWS]
+            rates = Rates(*ours, bare=bare_round(bare_url, children, steps))
+            seen.append(rates)
+            print(f"  {number}: {rates}", flush=True)
+    print(f"{children} children: {Rates(*(statistics.median(side) for side in zip(*seen, strict=True)))}")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The flow of the hop benchmark: one node that does nothing and leads to itself."""
+"""The flows of the benchmarks: one node that does nothing and leads to itself."""
 
 from __future__ import annotations
 
@@ -19,3 +19,4 @@ class Hop(Node):
 hop = Hop()
 hop.then("again", hop)
 flow = Flow(hop, flow_name="hop", max_steps=1_000_000)
+streak = Flow(hop, flow_name="streak", max_steps=1_000_000, max_inline_steps=10)

@@ -11,8 +11,8 @@ from sqlalchemy.pool import NullPool
 
 from pocoflow.engine.ports import Ledger
 from tests.contract.subjects import MemorySubject, PassTime, SqlSubject, Subject
-from tests.support.invariants import assert_sound
 from tests.support.services import GivenServer, Service
+from tests.support.soundness import assert_sound
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +49,17 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
         assert_sound(subject.ledger)
     finally:
         subject.wipe()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def sql_subject(request: pytest.FixtureRequest) -> Iterator[SqlSubject]:
+    """A ledger in a database, whose history may end up in any shape."""
+    if request.param == "sqlite":
+        subject = SqlSubject(request.getfixturevalue("sqlite_url"))
+    else:
+        subject = request.getfixturevalue("postgres_subject")
+    yield subject
+    subject.wipe()
 
 
 @pytest.fixture

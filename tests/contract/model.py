@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pocoflow.engine.records import INTERRUPTED, POISON, Position, Status
+from pocoflow.engine.owner import worker_of
+from pocoflow.engine.records import INTERRUPTED, POISON, SAME_HOME, Position, Status
+from pocoflow.engine.timing import OVERDUE_S
 from tests.contract.subjects import TIMING
 
 LIVE = (Status.QUEUED, Status.RUNNING)
@@ -28,7 +30,7 @@ class ModelRun:
     crashes: int = 0
     dispatches: int = 1
     step: int = 0
-    wanted: bool = False
+    want: str | None = None
     unroutable: float | None = None
     error: str | None = None
     log: list[tuple[str, int | None]] = field(default_factory=lambda: [("flow_start", None)])
@@ -54,7 +56,11 @@ class Model:
 
     def stopped(self) -> list[str]:
         """Those that can be resumed."""
-        return [run_id for run_id, run in self.runs.items() if run.status in (Status.PAUSED, Status.FAILED)]
+        return [
+            run_id
+            for run_id, run in self.runs.items()
+            if run.status in (Status.PAUSED, Status.FAILED) or run.want == "pause"
+        ]
 
     def overdue(self) -> bool:
         return any(run.wake is not None and run.wake < self.now for run in self.runs.values())
@@ -87,7 +93,7 @@ class Model:
                 run.crashes -= int(run.status is Status.QUEUED)
                 run.status = Status.RUNNING
                 run.wake = self.now + TIMING.lease_s
-                wants[position.run_id] = "cancel" if run.wanted else None
+                wants[position.run_id] = run.want
         return wants
 
     def commit(self, position: Position, then: Status) -> Status | None:
@@ -98,10 +104,10 @@ class Model:
         run.step += 1
         run.crashes, run.dispatches, run.unroutable = 0, 1, None
         run.error = "ValueError" if then is Status.FAILED else None
-        if run.wanted:
-            then = Status.CANCELLED
+        then = self._wanted(run, then)
         run.attempt = int(then is Status.RUNNING)
-        return self._settle(run, then, wait=TIMING.lease_s if then is Status.RUNNING else TIMING.grace_s)
+        wait = TIMING.lease_s if then is Status.RUNNING else TIMING.grace_s
+        return self._settle(run, then, due=self.now, wait=wait)
 
     def fail(self, position: Position, retry_in_s: float | None, hold: bool) -> Status | None:
         run = self._held(position)
@@ -109,40 +115,55 @@ class Model:
             return None
         run.log.append(("node_error" if retry_in_s is None else "node_retry", run.step))
         run.error, run.dispatches = "ValueError", 0
-        if run.wanted:
-            return self._settle(run, Status.CANCELLED)
         if retry_in_s is None:
-            return self._settle(run, Status.FAILED)
-        run.attempt += int(hold)
-        then, wait = (Status.RUNNING, TIMING.lease_s) if hold else (Status.QUEUED, 0.0)
-        return self._settle(run, then, delay=retry_in_s, wait=wait)
+            return self._settle(run, self._wanted(run, Status.FAILED))
+        then = self._wanted(run, Status.RUNNING if hold else Status.QUEUED)
+        run.attempt += int(then is Status.RUNNING)
+        return self._settle(run, then, due=self.now + retry_in_s, wait=TIMING.lease_s if hold else 0.0)
 
     def release(self, position: Position, delay_s: float, unroutable: bool) -> Status | None:
         run = self._held(position)
         if run is None or run.status is not Status.RUNNING:
             return None
         run.attempt -= 1
+        run.dispatches = 0 if delay_s else run.dispatches
         if unroutable and run.unroutable is None:
             run.unroutable = self.now
-        then = Status.CANCELLED if run.wanted else Status.QUEUED
-        return self._settle(run, then, delay=delay_s, wait=0.0 if delay_s else TIMING.grace_s)
+        then, due = self._wanted(run, Status.QUEUED), self.now + delay_s
+        return self._settle(run, then, due=due, wait=0.0 if delay_s else TIMING.grace_s)
 
-    def cancel(self, run_id: str) -> Status:
+    def cancel(self, run_id: str, force: bool) -> Status:
         run = self.runs[run_id]
-        if run.status is Status.RUNNING:
-            run.wanted = True
+        if run.status is Status.RUNNING and not force:
+            run.want = "cancel"
         elif not run.status.ended:
             run.epoch += 1
             self._settle(run, Status.CANCELLED)
         return run.status
 
-    def resume(self, run_id: str, home: str | None) -> None:
+    def pause(self, run_id: str) -> Status:
         run = self.runs[run_id]
-        run.home, run.error, run.unroutable = home, None, None
-        run.attempt, run.crashes, run.dispatches = 0, 0, 1
+        if run.status is Status.RUNNING:
+            run.want = run.want or "pause"
+        elif run.status is Status.QUEUED:
+            run.epoch += 1
+            self._settle(run, Status.PAUSED)
+        return run.status
+
+    def resume(self, run_id: str, home: str | None) -> bool:
+        """Whether there is something to dispatch."""
+        run = self.runs[run_id]
+        if run.status is Status.RUNNING:
+            run.want = None
+            return False
+        sent = home != SAME_HOME and run.due <= self.now
+        run.home = run.home if home == SAME_HOME else home
+        run.error, run.unroutable = None, None
+        run.attempt, run.crashes, run.dispatches = 0, 0, int(sent)
         run.epoch += 1
         run.log.append(("run_resumed", run.step))
-        self._settle(run, Status.QUEUED, wait=TIMING.grace_s)
+        self._settle(run, Status.QUEUED, due=max(run.due, self.now), wait=TIMING.grace_s if sent else 0.0)
+        return True
 
     def interrupt(self, home: str) -> list[str]:
         mine = [run_id for run_id, run in self.runs.items() if run.home == home and run.status in LIVE]
@@ -156,6 +177,13 @@ class Model:
             self._wake(run, home)
         return [(run_id, run.step) for run_id, run in due if run.status is Status.QUEUED]
 
+    def expire(self, run_id: str, step: int, worker: str) -> bool:
+        run = self.runs[run_id]
+        if run.status is not Status.RUNNING or run.step < step or worker_of(run.owner or "") != worker:
+            return False
+        run.wake = self.now - OVERDUE_S
+        return True
+
     def _is_due(self, run: ModelRun, home: str | None) -> bool:
         if run.wake is None or (run.home is None and home is not None):
             return False
@@ -166,11 +194,13 @@ class Model:
             run.log.append(("step_lost", run.step))
             run.crashes += 1
             run.due = self.now
-        if run.wanted or run.home != home:
+        if run.want == "cancel" or run.home != home:
             self._stop(run, Status.PAUSED, INTERRUPTED)
         elif run.crashes > TIMING.max_crashes:
             run.log.append(("node_error", run.step))
             self._stop(run, Status.FAILED, POISON)
+        elif run.want == "pause":
+            self._stop(run, Status.PAUSED, INTERRUPTED)
         else:
             run.status = Status.QUEUED
             run.wake = self.now + min(TIMING.grace_s * 2**run.dispatches, 600.0)
@@ -178,13 +208,10 @@ class Model:
 
     def _stop(self, run: ModelRun, then: Status, error: str) -> None:
         run.epoch += 1
-        if run.wanted:
-            self._settle(run, Status.CANCELLED)
-            return
-        run.error = error
-        if then is Status.PAUSED:
-            run.log.append(("run_interrupted", run.step))
-        self._settle(run, then)
+        then = self._wanted(run, then)
+        if then is Status.FAILED:
+            run.error = error
+        self._settle(run, then, why=None if run.want else error)
 
     def _held(self, position: Position) -> ModelRun | None:
         run = self.runs[position.run_id]
@@ -196,9 +223,26 @@ class Model:
         run.epoch += 1
         run.attempt += 1
 
-    def _settle(self, run: ModelRun, then: Status, *, delay: float = 0.0, wait: float = 0.0) -> Status:
-        run.status, run.wanted, run.due = then, False, self.now + delay
-        run.wake = self.now + delay + wait if then in LIVE else None
+    def _wanted(self, run: ModelRun, then: Status) -> Status:
+        if run.want == "cancel":
+            return Status.CANCELLED
+        return Status.PAUSED if run.want == "pause" and not then.ended else then
+
+    def _settle(
+        self,
+        run: ModelRun,
+        then: Status,
+        *,
+        due: float | None = None,
+        wait: float = 0.0,
+        why: str | None = None,
+    ) -> Status:
+        run.due = run.due if due is None else due
+        run.wake = run.due + wait if then in LIVE else None
+        if then is Status.PAUSED:
+            run.error = why
+            run.log.append(("run_interrupted" if why else "run_paused", run.step))
+        run.status, run.want = then, None
         if then is not Status.RUNNING:
             run.owner = None
         if then.ended:

@@ -118,7 +118,7 @@ class SqlSubject(Subject):
         self.ledger: SqlLedger = kind(full, timing, sleep=sleep)
 
     def pass_time(self, seconds: float) -> None:
-        moments = (runs.c.due_at, runs.c.wake_at, runs.c.unroutable_at)
+        moments = (runs.c.due_at, runs.c.wake_at, runs.c.unroutable_at, runs.c.deadline_at)
         self._execute(update(runs).values({moment: moment - seconds for moment in moments}))
 
     def counters(self, run_id: str) -> Counters:

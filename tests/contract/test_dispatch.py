@@ -6,6 +6,7 @@ import json
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from typing import Any
+from uuid import uuid4
 
 import kombu.utils.functional
 import pytest
@@ -277,3 +278,25 @@ def test_a_connection_that_redis_closed_while_idle_costs_no_hint(private_redis: 
     _, message = sent(dispatcher, HINT, private_redis.url)
 
     assert message["body"][0] == ["run", 3]
+
+
+@pytest.mark.parametrize(("kind", "broker"), KINDS)
+def test_it_tells_how_many_messages_wait_in_a_queue(
+    kind: type[Any], broker: str, request: pytest.FixtureRequest
+) -> None:
+    url = request.getfixturevalue(f"{broker}_url")
+    dispatcher = kind(app_for(url, queue=f"waiting-{uuid4().hex}"))
+
+    for _ in range(3):
+        dispatcher.send(HINT)
+    dispatcher.send(HINT)
+
+    assert dispatcher.waiting(None) == 4
+    assert dispatcher.waiting("nobody-has-heard-of-it") == 0
+
+
+@pytest.mark.parametrize(("kind", "broker"), KINDS)
+def test_nothing_is_known_to_wait_where_no_broker_answers(
+    kind: type[Any], broker: str, nobody_there: str
+) -> None:
+    assert kind(app_for(f"{broker}://{nobody_there}")).waiting(None) == 0

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from pocoflow import Flow, RunHandle, StepFailedError, wiring
+from pocoflow import Flow, RunHandle, StepFailedError, client
 from tests.contract.builders import Entry, history
 from tests.contract.flows import (
     Add,
@@ -222,13 +222,11 @@ CASES = {
 
 def run_inline(flow: Flow, store: dict[str, Any], run_id: str) -> tuple[RunHandle, Exception | None]:
     """Run it here; the handle looks at what its ledger has of it."""
-    ports = wiring.inline_ports(flow.db_path)
-    handle = RunHandle(run_id, ledger=ports.ledger, flags=ports.flags, clock=ports.clock, advice=None)
     try:
         flow.run(store, run_id=run_id)
     except Exception as error:
-        return handle, error
-    return handle, None
+        return client.handle(run_id, flow.db_path), error
+    return client.handle(run_id, flow.db_path), None
 
 
 def run_embedded(flow: Flow, store: dict[str, Any], run_id: str) -> tuple[RunHandle, Exception | None]:

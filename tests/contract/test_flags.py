@@ -5,25 +5,27 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from uuid import uuid4
 
 import fakeredis
 import pytest
 import redis
 
 from pocoflow import control
-from pocoflow.control import FLAG_TTL_S, SILENCE_S, TIMEOUT_S, RedisFlags
+from pocoflow.control import DONE_CHANNEL, FLAG_TTL_S, SILENCE_S, TIMEOUT_S, RedisFlags
 from pocoflow.engine.local import LocalFlags
 from pocoflow.engine.ports import ControlFlags
 from pocoflow.services import Service
+from pocoflow.settings import mask_url
 from tests.contract.network import BlackHole
 from tests.contract.subjects import FrozenClock
 from tests.support.wait import wait_until
 
 MakeFlags = Callable[[], ControlFlags]
+Complaints = Callable[[str], list[str]]
 
 EVERY_CALL = [
     pytest.param(lambda flags: flags.ask_cancel("run"), id="ask_cancel"),
@@ -86,10 +88,15 @@ def nobody_there() -> str:
 
 
 @pytest.fixture
-def complaints(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """What was logged about a Redis that does not answer: once for each time that it was tried."""
+def complaints(caplog: pytest.LogCaptureFixture) -> Complaints:
+    """What was logged about one Redis that does not answer: once for each time that it was tried."""
     caplog.set_level(logging.WARNING, logger="pocoflow")
-    return lambda: [record.getMessage() for record in caplog.records]
+
+    def complaints(url: str) -> list[str]:
+        lines = [record.getMessage() for record in caplog.records]
+        return [line for line in lines if mask_url(url) in line]
+
+    return complaints
 
 
 def test_a_run_that_nobody_cancelled_is_not_taken_for_cancelled(make_flags: MakeFlags) -> None:
@@ -129,22 +136,37 @@ def test_an_answer_that_nobody_fetched_is_not_given_for_another_run(make_flags: 
     assert flags.cancel_asked("run") is not False
 
 
-def test_a_wait_ends_when_a_run_is_announced(make_flags: MakeFlags) -> None:
-    waiting, announcing = make_flags(), make_flags()
-    waiter = threading.Thread(target=waiting.wait_for_end, args=(("run",), 60.0))
-    waiter.start()
+def hears(listening: ControlFlags, announcing: ControlFlags) -> bool:
+    """Whether announcements of one reach the other; again and again, since nobody sees when it listens."""
+    run_id, heard = uuid4().hex, set[str]()
+    listening.hear_ends(heard.add)
 
     def announced() -> bool:
-        announcing.announce_end("run")  # again and again, since nobody can see whether the wait has begun
-        return not waiter.is_alive()
+        announcing.announce_end(run_id)
+        return run_id in heard
 
-    wait_until(announced, what="the end of the wait")
+    return wait_until(announced, what="the announcement")
 
 
-def test_a_wait_ends_with_its_time(make_flags: MakeFlags) -> None:
-    flags = make_flags()
+def test_an_end_is_heard_wherever_somebody_listens(make_flags: MakeFlags) -> None:
+    announcing, one, two = make_flags(), make_flags(), make_flags()
 
-    assert flags.wait_for_end(("run",), 0.01) is None
+    assert hears(one, announcing)
+    assert hears(two, announcing)
+
+
+def test_all_who_listen_hear_of_an_end_and_each_once(make_flags: MakeFlags) -> None:
+    flags, first, second = make_flags(), list[str](), list[str]()
+    for heard in (first.append, second.append, first.append):
+        flags.hear_ends(heard)
+    hears(flags, make_flags())
+    first.clear()
+    second.clear()
+
+    make_flags().announce_end("läuft:*")
+
+    wait_until(lambda: "läuft:*" in first and "läuft:*" in second, what="the announcement")
+    assert first.count("läuft:*") == second.count("läuft:*") == 1
 
 
 def test_a_complaint_reaches_at_most_who_waits_for_that_run(make_flags: MakeFlags) -> None:
@@ -199,14 +221,14 @@ def test_a_redis_that_never_answers_costs_a_second_at_most(
 
 
 def test_a_redis_that_does_not_answer_is_left_alone_for_a_while(
-    nobody_there: str, clock: FrozenClock, complaints: Callable[[], list[str]]
+    nobody_there: str, clock: FrozenClock, complaints: Complaints
 ) -> None:
     flags, tried = RedisFlags(nobody_there), []
 
     for seconds in (0.0, SILENCE_S - 0.1, 0.2, SILENCE_S - 0.1):
         clock.advance(seconds)
         make_all_calls(flags)
-        tried.append(len(complaints()))
+        tried.append(len(complaints(nobody_there)))
 
     assert tried == [1, 1, 2, 2]
 
@@ -218,7 +240,7 @@ def test_the_log_names_the_redis_that_does_not_answer_without_its_password(
 
     RedisFlags(nobody_there).ask_cancel("run")
 
-    (entry,) = caplog.records
+    (entry,) = [record for record in caplog.records if "does not answer" in record.getMessage()]
     told = " ".join(map(str, vars(entry).values()))
     assert nobody_there.replace("secret", "***") in told
     assert "secret" not in told
@@ -266,19 +288,74 @@ def test_an_answer_that_comes_too_late_is_not_taken_for_that_to_another_question
     assert look(flags, "run") is True
 
 
-def test_waits_end_with_an_announcement_again_when_redis_is_back(
+def test_ends_are_heard_again_when_redis_is_back(
     private_redis: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(control, "SILENCE_S", 0.01)
-    waiting, announcing = RedisFlags(private_redis.url), RedisFlags(private_redis.url)
-    waiting.wait_for_end(("run",), 0.01)
+    listening, announcing = RedisFlags(private_redis.url), RedisFlags(private_redis.url)
+    hears(listening, announcing)
     private_redis.kill()
     private_redis.restart()
-    waiter = threading.Thread(target=waiting.wait_for_end, args=(("run",), 60.0))
-    waiter.start()
 
-    def announced() -> bool:
-        announcing.announce_end("run")
-        return not waiter.is_alive()
+    assert hears(listening, announcing)
 
-    wait_until(announced, what="the end of the wait")
+
+def test_a_redis_that_was_not_there_at_first_is_heard_later(
+    private_redis: Service, monkeypatch: pytest.MonkeyPatch, complaints: Complaints
+) -> None:
+    monkeypatch.setattr(control, "SILENCE_S", 0.01)
+    private_redis.kill()
+    listening = RedisFlags(private_redis.url)
+    listening.hear_ends(lambda run_id: None)
+    wait_until(lambda: complaints(private_redis.url), what="the first failure")
+
+    private_redis.restart()
+
+    assert hears(listening, RedisFlags(private_redis.url))
+    assert len(complaints(private_redis.url)) == 1
+
+
+def test_a_connection_that_fell_silent_is_replaced(
+    private_redis: Service, monkeypatch: pytest.MonkeyPatch, complaints: Complaints
+) -> None:
+    for name in ("SILENCE_S", "QUIET_S"):
+        monkeypatch.setattr(control, name, 0.01)
+    listening, announcing = RedisFlags(private_redis.url), RedisFlags(private_redis.url)
+    hears(listening, announcing)
+    before = listeners(private_redis.url)
+
+    os.kill(private_redis.pid, signal.SIGSTOP)
+    wait_until(lambda: complaints(private_redis.url), what="the silence to be noticed")
+    os.kill(private_redis.pid, signal.SIGCONT)
+
+    assert hears(listening, announcing)
+    assert len(before) == 1
+    assert before.isdisjoint(listeners(private_redis.url))
+
+
+def listeners(url: str) -> set[str]:
+    """The ids of the connections that are subscribed to something."""
+    with redis.Redis.from_url(url) as client:
+        return {known["id"] for known in client.client_list(_type="pubsub")}
+
+
+def test_what_anybody_may_announce_harms_nobody(redis_url: str) -> None:
+    listening, announcing = RedisFlags(redis_url), RedisFlags(redis_url)
+    hears(listening, announcing)
+
+    with redis.Redis.from_url(redis_url) as anybody:
+        for garbage in (b"", b"\xff\x00\xfe", b"x" * 1_000_000):
+            anybody.publish(DONE_CHANNEL, garbage)
+
+    assert hears(listening, announcing)
+
+
+def test_a_forked_process_hears_by_itself(redis_url: str) -> None:
+    flags = RedisFlags(redis_url)
+    hears(flags, RedisFlags(redis_url))
+
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if hears(flags, RedisFlags(redis_url)) else 1)
+
+    assert os.waitpid(child, 0)[1] == 0

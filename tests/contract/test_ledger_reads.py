@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
-from pocoflow.engine.ports import EventRow, Ledger, RunRow
-from tests.contract.builders import INPUT, LAST, RUN, facts, new_run, record, started
+import pytest
+
+from pocoflow.engine.ports import EventRow, Ledger, RunRow, Standing
+from tests.contract.builders import BOOM, INPUT, LAST, RUN, facts, new_run, record, started, take
 
 
 def test_of_an_unknown_run_there_is_nothing_to_read(ledger: Ledger) -> None:
@@ -65,3 +68,46 @@ def test_an_event_shows_exactly_the_fields_that_its_readers_know(ledger: Ledger)
     ledger.start(new_run())
 
     assert set(ledger.get_events(RUN)[0]) == set(EventRow.__annotations__)
+
+
+def test_how_runs_stand_is_what_their_rows_say(ledger: Ledger) -> None:
+    ledger.start(new_run("waiting", queue="gpu"))
+    ledger.start(new_run("going on"))
+    ledger.commit(take(ledger, run_id="going on"), record())
+    ledger.start(new_run("failed"))
+    ledger.fail(take(ledger, run_id="failed"), BOOM)
+    run_ids = ["waiting", "going on", "failed"]
+
+    standings = ledger.get_standings(run_ids)
+
+    rows: dict[str, Any] = {run_id: ledger.get_run(run_id) for run_id in run_ids}
+    shown: dict[str, Any] = dict(standings)
+    assert [standings[run_id]["status"] for run_id in run_ids] == ["queued", "queued", "failed"]
+    assert [standings[run_id]["total_steps"] for run_id in run_ids] == [0, 1, 0]
+    assert standings.keys() == set(run_ids)
+    for run_id in run_ids:
+        assert {name: shown[run_id][name] for name in Standing.__annotations__} == {
+            name: rows[run_id][name] for name in Standing.__annotations__
+        }
+
+
+@pytest.mark.parametrize("strange", ["nobody", "", "a\0b", "\ud800", "x" * 100_000])
+def test_an_id_that_no_run_can_have_hides_none_of_the_others(ledger: Ledger, strange: str) -> None:
+    ledger.start(new_run("läuft '\"[]{},\\"))
+
+    standings = ledger.get_standings([strange, "läuft '\"[]{},\\", strange])
+
+    assert list(standings) == ["läuft '\"[]{},\\"]
+
+
+def test_nobody_asks_how_no_runs_stand(ledger: Ledger) -> None:
+    ledger.start(new_run())
+
+    assert ledger.get_standings([]) == {}
+
+
+def test_ten_thousand_runs_are_looked_at_in_one_read(ledger: Ledger) -> None:
+    ledger.start(new_run())
+    run_ids = [f"some-flow-{number:016x}" for number in range(10_000)]
+
+    assert list(ledger.get_standings([*run_ids, RUN])) == [RUN]

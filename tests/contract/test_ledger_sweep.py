@@ -9,7 +9,7 @@ import pytest
 from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Ledger
 from pocoflow.engine.records import INTERRUPTED, POISON, Hint
-from pocoflow.engine.timing import MAX_BACKOFF_S
+from pocoflow.engine.timing import CROWD_PATIENCE_S, MAX_BACKOFF_S
 from pocoflow.engine.wording import INTERRUPTED_TEXT, POISON_TEXT
 from tests.contract.builders import (
     BOOM,
@@ -116,6 +116,50 @@ def test_a_step_begins_with_a_full_count_of_dispatches(subject: Subject) -> None
 
     assert subject.counters(RUN).dispatches == 1
     assert subject.counters(RUN).wake_in_s == near(TIMING.grace_s)
+
+
+@pytest.mark.parametrize("queue", [None, "gpu"])
+def test_a_hint_in_a_crowd_is_late_and_not_lost(
+    ledger: Ledger, pass_time: PassTime, queue: str | None
+) -> None:
+    ledger.start(new_run(queue=queue))
+    pass_time(PAST_GRACE_S)
+
+    assert ledger.sweep(crowded={queue}) == []
+    assert ledger.sweep(crowded={"another"}) == [Hint(RUN, 0, queue)]
+
+
+def test_a_hint_in_a_crowd_that_never_thins_out_is_sent_again_in_the_end(
+    ledger: Ledger, pass_time: PassTime
+) -> None:
+    ledger.start(new_run())
+    pass_time(PAST_GRACE_S + CROWD_PATIENCE_S)
+
+    assert ledger.sweep(crowded={None}) == [Hint(RUN, 0)]
+
+
+def retry_later(ledger: Ledger, pass_time: PassTime) -> None:
+    ledger.fail(started(ledger), BOOM, retry_in_s=5.0)
+    pass_time(6.0)
+
+
+def give_back_for_later(ledger: Ledger, pass_time: PassTime) -> None:
+    ledger.release(started(ledger), delay_s=5.0, unroutable=True)
+    pass_time(6.0)
+
+
+def lose_the_worker(ledger: Ledger, pass_time: PassTime) -> None:
+    started(ledger)
+    pass_time(PAST_LEASE_S)
+
+
+@pytest.mark.parametrize("happens", [retry_later, give_back_for_later, lose_the_worker])
+def test_a_crowd_holds_up_no_step_that_has_no_hint_in_it(
+    ledger: Ledger, pass_time: PassTime, happens: Callable[[Ledger, PassTime], None]
+) -> None:
+    happens(ledger, pass_time)
+
+    assert ledger.sweep(crowded={None}) == [Hint(RUN, 0)]
 
 
 def test_a_swept_run_is_left_alone_until_the_backoff_is_over(ledger: Ledger, pass_time: PassTime) -> None:

@@ -28,7 +28,7 @@ from tests.contract.builders import (
     started,
 )
 from tests.contract.subjects import SqlSubject
-from tests.support.invariants import assert_sound
+from tests.support.soundness import assert_sound
 
 LoseAnswer = Callable[[str], None]
 
@@ -126,6 +126,55 @@ def test_a_cancel_is_told_as_done(ledger: SqlLedger, lose_answer: LoseAnswer) ->
     assert history(ledger) == [begun(), ended("cancelled", step=0)]
 
 
+def test_a_cancel_by_force_is_told_as_done(ledger: SqlLedger, lose_answer: LoseAnswer) -> None:
+    started(ledger)
+    lose_answer("_change")
+
+    status = ledger.cancel(RUN, force=True)
+
+    assert status is Status.CANCELLED
+    assert history(ledger) == [begun(), ended("cancelled", step=0)]
+
+
+def test_a_pause_is_told_as_done(ledger: SqlLedger, lose_answer: LoseAnswer) -> None:
+    ledger.start(new_run())
+    lose_answer("_change")
+
+    assert ledger.pause(RUN) is Status.PAUSED
+
+
+def test_a_failure_that_made_a_pause_come_is_told_as_written(
+    ledger: SqlLedger, lose_answer: LoseAnswer
+) -> None:
+    position = started(ledger)
+    ledger.pause(RUN)
+    lose_answer("_change")
+
+    assert ledger.fail(position, BOOM, retry_in_s=0.0) is Status.PAUSED
+
+
+def test_a_pause_that_somebody_else_made_is_no_failure_of_mine(
+    ledger: SqlLedger, lose_answer: LoseAnswer
+) -> None:
+    position = started(ledger)
+    ledger.release(position)
+    ledger.pause(RUN)
+    lose_answer("_change")
+
+    assert ledger.fail(position, BOOM, retry_in_s=0.0) is None
+
+
+def test_a_pause_that_was_taken_back_is_told_as_taken_back(
+    ledger: SqlLedger, lose_answer: LoseAnswer
+) -> None:
+    started(ledger)
+    ledger.pause(RUN)
+    lose_answer("_change")
+
+    assert ledger.resume(RUN, home=None) is None
+    assert facts(ledger, "status", "want") == ("running", None)
+
+
 def test_a_claim_is_told_as_made(ledger: SqlLedger, lose_answer: LoseAnswer) -> None:
     ledger.start(new_run())
     lose_answer("_claim")
@@ -135,3 +184,11 @@ def test_a_claim_is_told_as_made(ledger: SqlLedger, lose_answer: LoseAnswer) -> 
 
     assert claim is not None
     assert (claim.position.owner, claim.position.attempt, claim.state) == (owner, 1, ledger.get_state(RUN))
+
+
+def test_a_lease_is_told_as_ended(ledger: SqlLedger, lose_answer: LoseAnswer) -> None:
+    started(ledger)
+    lose_answer("_all")
+
+    assert ledger.expire(RUN, 0, worker=WORKER)
+    assert ledger.sweep() == [Hint(RUN, 0)]

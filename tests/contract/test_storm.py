@@ -15,12 +15,12 @@ from sqlalchemy.pool import NullPool
 
 from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Ledger
-from pocoflow.engine.records import Position, Status
+from pocoflow.engine.records import SAME_HOME, Position, Status
 from pocoflow.engine.timing import MAX_BACKOFF_S, Timing
 from pocoflow.errors import InvalidTransitionError, RunNotFoundError
 from tests.contract.builders import BOOM, LAST, at_once, new_run, record
 from tests.contract.subjects import SqlSubject
-from tests.support.invariants import assert_sound
+from tests.support.soundness import assert_sound
 
 WORKERS, ACTS = 4, 800
 RUNS_AT_A_TIME, ACTS_PER_RUNS = 6, 40
@@ -35,9 +35,11 @@ VERBS = {
     "release": 2,
     "beat": 3,
     "cancel": 1,
-    "resume": 3,
+    "pause": 3,
+    "resume": 6,
     "interrupt": 1,
     "sweep": 4,
+    "expire": 1,
 }
 
 
@@ -95,17 +97,24 @@ class Actor:
 
     def cancel(self) -> None:
         with suppress(RunNotFoundError):
-            self.ledger.cancel(self.any_run())
+            self.ledger.cancel(self.any_run(), force=self.random.random() < 0.5)
+
+    def pause(self) -> None:
+        with suppress(RunNotFoundError, InvalidTransitionError):
+            self.ledger.pause(self.any_run())
 
     def resume(self) -> None:
         with suppress(RunNotFoundError, InvalidTransitionError):
-            self.ledger.resume(self.any_run(), home=self.random.choice(HOMES))
+            self.ledger.resume(self.any_run(), home=self.random.choice([*HOMES, SAME_HOME]))
 
     def interrupt(self) -> None:
         self.ledger.interrupt(self.random.choice(HOMES[2:]))
 
     def sweep(self) -> None:
         self.ledger.sweep(home=self.random.choice(HOMES))
+
+    def expire(self) -> None:
+        self.ledger.expire(self.any_run(), 0, worker="host:1")
 
     def any_run(self) -> str:
         """One of a few runs that all meet at; now and then they turn to new ones, since runs end."""

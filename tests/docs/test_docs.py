@@ -26,6 +26,7 @@ from pydantic.fields import FieldInfo
 
 import pocoflow
 from pocoflow import Flow, Node, errors
+from pocoflow.engine.fault_rules import ACTIONS, POINTS
 from pocoflow.engine.records import ENDED, TRANSITIONS, Status
 from pocoflow.guard import guarded_popen
 from pocoflow.settings import PREFIX, Settings
@@ -198,6 +199,14 @@ def test_the_table_of_settings_is_the_one_in_the_code() -> None:
     }
 
 
+def test_the_points_and_actions_of_faults_are_those_in_the_code() -> None:
+    below = (DOCS / "chaos.md").read_text().partition("## Faults on purpose")[2]
+    names = re.findall(r"^\| (`[^|]+`) \|", below, re.MULTILINE)
+
+    documented = {name.partition("=")[0] for cell in names for name in cell.replace("`", "").split(", ")}
+    assert documented == {*POINTS, *ACTIONS}
+
+
 def shown(field: FieldInfo) -> str:
     if field.default_factory is not None:
         assert field.get_default(call_default_factory=True) == min(4, os.cpu_count() or 1)
@@ -225,7 +234,8 @@ def test_public_names_of_the_concepts_exist() -> None:
     of_database = set(re.findall(r"`((?:list|get|load)_\w+)\(", text))
     of_flow = set(re.findall(r"`flow\.(\w+)", text))
 
-    assert {"run_id", "status", "is_done", "wait", "store", "events", "cancel"} == of_handle
+    looks, acts = {"run_id", "status", "is_done", "wait", "store", "events"}, {"pause", "resume", "cancel"}
+    assert looks | acts == of_handle
     assert all(hasattr(pocoflow.WorkflowDB, name) for name in of_database)
     assert all(hasattr(Flow(Node()), name) for name in of_flow)
 

@@ -154,8 +154,19 @@ TWINS = "from pocoflow import Flow, Node\n{} = Flow(Node(), flow_name='twin')\n"
         ),
         ({"FLOWS": "no.such.module"}, "POCOFLOW_FLOWS names 'no.such.module'"),
         ({"FLOWS": "left,right"}, "two flows are named 'twin', in left and in right"),
+        ({"FAULTS": "in_exce=kill9"}, "POCOFLOW_FAULTS: 'in_exce=kill9' names no point 'in_exce'"),
+        ({"EFFECT_LOG": "/no/folder/log"}, "POCOFLOW_EFFECT_LOG=/no/folder/log: cannot be written"),
     ],
-    ids=["no broker", "no number", "broker scheme", "database scheme", "no module", "two flows of one name"],
+    ids=[
+        "no broker",
+        "no number",
+        "broker scheme",
+        "database scheme",
+        "no module",
+        "two flows of one name",
+        "no fault",
+        "no folder",
+    ],
 )
 def test_a_worker_with_a_wrong_setting_does_not_start_and_names_it(
     make_cluster: MakeCluster,

@@ -10,7 +10,7 @@ import pytest
 from kombu.exceptions import OperationalError
 
 from pocoflow import RunCancelledError
-from pocoflow.broker import SWEEP, Publisher, make_app
+from pocoflow.broker import SWEEP, Link, make_app
 from pocoflow.services import Service
 from pocoflow.settings import Settings
 from tests.integration import flows
@@ -138,17 +138,17 @@ def test_a_sender_does_not_wait_for_a_broker_that_does_not_answer(amqp_url: str)
     parts = urlsplit(amqp_url)
     with Proxy((str(parts.hostname), parts.port or 5672)) as wire:
         url = parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{wire.port}").geturl()
-        publisher = Publisher(make_app(Settings.load(), url), timeout_s=0.5)
-        publisher.send(SWEEP, queue="pocoflow")
+        link = Link(make_app(Settings.load(), url), timeout_s=0.5)
+        link.send(SWEEP, queue="pocoflow")
 
         wire.freeze()
         began = time.monotonic()
         with pytest.raises(OperationalError):
-            publisher.send(SWEEP, queue="pocoflow")
+            link.send(SWEEP, queue="pocoflow")
         took_s = time.monotonic() - began
         wire.thaw()
 
-        publisher.send(SWEEP, queue="pocoflow")
+        link.send(SWEEP, queue="pocoflow")
         assert took_s < 5
 
 

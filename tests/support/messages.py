@@ -7,7 +7,7 @@ from base64 import b64encode
 from typing import Any
 from uuid import uuid4
 
-from pocoflow.broker import RUN_STEP
+from pocoflow.broker import EXPIRE, RUN_STEP
 
 
 def message(args: Any, *, task: str = RUN_STEP, **changes: Any) -> str:
@@ -47,6 +47,11 @@ MALFORMED = {
     "arguments are no list": message("nobody"),
     "wrong task": message(["nobody", 0], task="pocoflow.drop_all"),
     "wrong content type": message(["nobody", 0], **{"content-type": "application/x-python-serialize"}),
+    "death of a number": message(["nobody", 0, 17], task=EXPIRE),
+    "death of a NUL": message(["nobody", 0, "host\0:1"], task=EXPIRE),
+    "death of nobody": message(["nobody", 0], task=EXPIRE),
+    "death in an unknown run": message(["nobody", 0, "host:1"], task=EXPIRE),
+    "death in a step that is text": message(["nobody", "0", "host:1"], task=EXPIRE),
     "body is no JSON": message([], body=b64encode(b"{").decode()),
     "no headers": message(["nobody", 0], headers={}),
 }

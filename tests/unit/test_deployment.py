@@ -208,7 +208,8 @@ def test_the_table_in_the_readme_says_what_the_files_say() -> None:
         given = [ENVIRONMENTS[place].get(PREFIX + name.upper(), "default") for place in places]
         shown = [mask_url(value) if "://" in value else value for value in given]
         expected[PREFIX + name.upper()] = [default or "(empty)", *shown]
-    del expected["POCOFLOW_EMBEDDED_THREADS"]  # not for workers
+    for name in ("EMBEDDED_THREADS", "FAULTS", "EFFECT_LOG"):  # not for workers, and for testing only
+        del expected[PREFIX + name]
     expected["--concurrency"] = ["all cores", *(str(worker.options["concurrency"]) for worker in workers)]
     soft_s = [f"{worker.conf.worker_soft_shutdown_timeout:g}" for worker in workers]
     expected["worker.soft_shutdown_timeout"] = ["0", *soft_s]

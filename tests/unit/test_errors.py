@@ -17,6 +17,7 @@ from pocoflow.errors import (
     MaxStepsError,
     PocoFlowError,
     PoisonStepError,
+    RetryAfter,
     RunError,
     StepFailedError,
     StoreKeyError,
@@ -35,6 +36,8 @@ def make(error: type[PocoFlowError]) -> PocoFlowError:
     """Return an error that carries a value in each place that it has."""
     if issubclass(error, StepFailedError):
         return error(MESSAGE, "run-1", "fetch", 3, 2, "ValueError", "no such page")
+    if issubclass(error, RetryAfter):
+        return error(30, MESSAGE)
     return error(MESSAGE, "run-1") if issubclass(error, RunError) else error(MESSAGE)
 
 
@@ -58,7 +61,8 @@ def test_every_error_survives_a_process_border_with_all_that_it_carries(
     restored = copied(original)
 
     assert type(restored) is error
-    assert str(restored) == MESSAGE
+    assert str(restored) == str(original)
+    assert MESSAGE in str(restored)
     assert restored.args == original.args
     assert attributes(restored) == attributes(original)
 
@@ -125,7 +129,7 @@ def drawn_tree(text: str) -> dict[str, tuple[str, ...]]:
     drawn: dict[str, tuple[str, ...]] = {}
     above: list[str] = []
     for line in text.splitlines():
-        found = re.match(r"    ((?:[│ ]   )*)([├└]─ )?(\w+Error)(?:\((\w+)\))?(?:  |$)", line)
+        found = re.match(r"    ((?:[│ ]   )*)([├└]─ )?(\w+Error|RetryAfter)(?:\((\w+)\))?(?:  |$)", line)
         if found is None:
             continue
         bars, branch, name, builtin = found.groups()

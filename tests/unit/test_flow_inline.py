@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -527,15 +529,27 @@ def test_without_a_database_the_store_may_hold_anything() -> None:
     assert store["handle"] is handle
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
-def test_a_run_stopped_by_ctrl_c_is_paused_and_goes_on_from_there(
-    path: Path, db: WorkflowDB, stop: type[BaseException]
+@pytest.fixture
+def usual_signals() -> Iterator[None]:
+    """Ctrl-C interrupts, as in a terminal, and SIGTERM exits, as in a server."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: lambda *_: sys.exit(1)}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("number", "stop"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_a_run_stopped_by_a_signal_is_paused_and_goes_on_from_there(
+    path: Path, db: WorkflowDB, number: int, stop: type[BaseException], usual_signals: None
 ) -> None:
-    stops = [stop]
+    signals = [number]
 
     def work() -> None:
-        if stops:
-            raise stops.pop()
+        if signals:
+            os.kill(os.getpid(), signals.pop())
 
     start = Trace("first").then("default", Call(work, "second").then("default", Trace("third")))
     flow = Flow(start=start, db_path=path)

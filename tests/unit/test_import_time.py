@@ -31,9 +31,10 @@ def loaded_by(program: str, folder: Path) -> set[str]:
         f"from pocoflow import {NAMES}",
         "import pocoflow.logging",
         "import pocoflow.errors",
+        "from pocoflow import client",
         RUN,
     ],
-    ids=["the package", "the names for a flow", "logging", "errors", "a run without a database"],
+    ids=["the package", "the names for a flow", "logging", "errors", "client", "a run without a database"],
 )
 def test_nothing_large_is_loaded_by(program: str, tmp_path: Path) -> None:
     loaded = loaded_by(program, tmp_path)
@@ -61,3 +62,14 @@ def test_the_type_hints_for_editors_name_every_public_name() -> None:
     hints = source[source.index("if TYPE_CHECKING:") : source.index("__version__")]
 
     assert [name for name in pocoflow.__all__ if name not in hints] == []
+
+
+def test_a_worker_loads_all_before_it_forks(tmp_path: Path) -> None:
+    settings = "import os; os.environ['POCOFLOW_BROKER_URL'] = 'redis://localhost:1/0'"
+    worker = f"{settings}; from pocoflow.workers.celery_app import settings"
+    child = "from pocoflow import wiring; wiring.database_ports('sqlite:///x.db', settings)"
+    dispatch = "wiring.dispatcher('sqlite:///x.db', settings)"
+
+    late = loaded_by(f"{worker}; {child}; {dispatch}", tmp_path) - loaded_by(worker, tmp_path)
+
+    assert {name for name in late if name.startswith(("pocoflow", *LARGE))} == set()

@@ -272,6 +272,43 @@ def test_a_long_exec_notices_that_its_run_was_cancelled_and_other_runs_do_not() 
     assert node.cancelled is False
 
 
+class Keyed(Node):
+    """Collects the key of each execution; fails so many times before it succeeds."""
+
+    max_retries = 3
+
+    def __init__(self, keys: list[str | None], failures: int = 0) -> None:
+        super().__init__()
+        self.keys, self.failures = keys, failures
+
+    def exec(self, prep_result: Any) -> None:
+        self.keys.append(self.idempotency_key)
+        self.failures -= 1
+        if self.failures >= 0:
+            raise ConnectionError("busy")
+
+
+def test_a_node_outside_a_run_has_no_idempotency_key() -> None:
+    assert AddNode().idempotency_key is None
+
+
+def test_each_step_has_an_idempotency_key_of_its_own() -> None:
+    keys: list[str | None] = []
+    flow = Flow(start=Keyed(keys).then("default", Keyed(keys)))
+
+    flow.run({}, run_id="order-17")
+
+    assert keys == ["order-17:0", "order-17:1"]
+
+
+def test_the_idempotency_key_is_the_same_in_each_retry_also_in_the_background() -> None:
+    keys: list[str | None] = []
+
+    Flow(start=Keyed(keys, failures=2)).run_background({}, run_id="order-17").wait(30)
+
+    assert keys == ["order-17:0"] * 3
+
+
 def test_a_node_object_may_be_in_several_runs_at_the_same_time() -> None:
     both_inside = threading.Barrier(2, timeout=30)
 

@@ -50,6 +50,8 @@ def test_without_any_configuration_the_settings_work_on_a_laptop() -> None:
         ("POCOFLOW_UNROUTABLE_S", "600", "unroutable_s", 600.0),
         ("POCOFLOW_MAX_CRASHES", "0", "max_crashes", 0),
         ("POCOFLOW_EMBEDDED_THREADS", "16", "embedded_threads", 16),
+        ("POCOFLOW_FAULTS", "in_exec=kill9*1", "faults", "in_exec=kill9*1"),
+        ("POCOFLOW_EFFECT_LOG", "effects.jsonl", "effect_log", "effects.jsonl"),
     ],
 )
 def test_each_setting_is_read_from_its_variable(

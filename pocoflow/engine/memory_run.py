@@ -1,0 +1,104 @@
+"""What the ledger in memory keeps: runs, with the names of the columns that databases have, and histories."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pocoflow.engine.owner import worker_of
+from pocoflow.engine.ports import Clock, EventRow, RunRow
+from pocoflow.engine.records import Failure, NewRun, Status
+
+
+@dataclass(slots=True)
+class MemoryRun:
+    """One run, its checkpoints and its history."""
+
+    new: NewRun
+    status: Status
+    node: str
+    queue: str | None
+    home: str | None
+    due_at: float
+    wake_at: float | None
+    step: int = 0
+    want: str | None = None
+    epoch: int = 0
+    owner: str | None = None
+    attempt: int = 0
+    crashes: int = 0
+    dispatches: int = 1
+    unroutable_at: float | None = None
+    deadline_at: float | None = None
+    failure: Failure | None = None
+    created_at: str = ""
+    started_at: str | None = None
+    completed_at: str | None = None
+    states: list[str] = field(default_factory=list)
+    events: list[EventRow] = field(default_factory=list)
+
+    def wake_by(self, moment: float) -> None:
+        """Have a sweep look at the run by this moment, or at its deadline, if that is sooner."""
+        self.wake_at = moment if self.deadline_at is None else min(moment, self.deadline_at)
+
+    def shown(self) -> RunRow:
+        """Return the run as the read side shows it."""
+        return RunRow(
+            run_id=self.new.run_id,
+            flow_name=self.new.flow_name,
+            status=self.status.value,
+            started_at=self.started_at,
+            completed_at=self.completed_at,
+            total_steps=self.step,
+            current_node=self.node,
+            error_type=self.failure.error_type if self.failure else None,
+            error_msg=self.failure.message if self.failure else None,
+            attempt=self.attempt,
+            crashes=self.crashes,
+            epoch=self.epoch,
+            want=self.want,
+            queue=self.queue,
+            owner=self.owner,
+            home=self.home,
+            created_at=self.created_at,
+        )
+
+
+class Journal:
+    """Writes into the histories of runs, with ids that count over all of them."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._last_event = 0
+
+    def timestamp(self) -> str:
+        return datetime.fromtimestamp(self._clock.now(), UTC).isoformat(timespec="milliseconds")
+
+    def run(self, row: MemoryRun, event: str, **fields: Any) -> None:
+        """Note something about the run as a whole, which no worker did."""
+        self.step(row, event, **{"attempt": None, "node": None, "worker": None, **fields})
+
+    def failure(self, row: MemoryRun, failure: Failure, event: str) -> None:
+        elapsed_ms = None if failure.elapsed_s is None else failure.elapsed_s * 1000
+        if elapsed_ms is not None:
+            self.step(row, "node_start")
+        self.step(row, event, error=failure.message, elapsed_ms=elapsed_ms)
+
+    def step(self, row: MemoryRun, event: str, *, error: str | None = None, **fields: Any) -> None:
+        self._last_event += 1
+        row.events.append(
+            EventRow(
+                id=self._last_event,
+                run_id=row.new.run_id,
+                step=fields.get("step", row.step),
+                attempt=fields.get("attempt", row.attempt),
+                node_name=fields.get("node", row.node),
+                event=event,
+                action=fields.get("action"),
+                elapsed_ms=fields.get("elapsed_ms"),
+                error_msg=error,
+                worker=fields.get("worker", row.owner and worker_of(row.owner)),
+                ts=self.timestamp(),
+            )
+        )

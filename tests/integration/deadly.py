@@ -1,0 +1,97 @@
+"""Steps that do to their process what a worker must survive, for the workers of the integration tests.
+
+The store says where a step does it ("prep", "exec" or "post") and what (`deed`, a key of `ERRORS` or `ENDS`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from pocoflow import Flow, Node, Store
+from pocoflow.db.ledger import SqlLedger
+from tests.integration.flows import Step, line, record
+
+
+class Unpicklable(Exception):
+    """Carries something that cannot leave its process, and says so when somebody tries."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.lock = threading.Lock()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("cannot pickle this")
+
+
+class Speechless(Exception):
+    def __str__(self) -> NoReturn:
+        raise ValueError("no words")
+
+    __repr__ = __str__
+
+
+def throw(error: BaseException) -> NoReturn:
+    raise error
+
+
+def fall(depth: int = 0) -> int:
+    return fall(depth + 1) + 1
+
+
+def hoard() -> None:
+    bytearray(sys.maxsize)
+
+
+ERRORS: dict[str, Callable[[], object]] = {
+    "MemoryError": hoard,
+    "SystemExit": lambda: sys.exit(3),
+    "KeyboardInterrupt": lambda: throw(KeyboardInterrupt("not by hand")),
+    "RecursionError": fall,
+    "Unpicklable": lambda: throw(Unpicklable("a lock inside")),
+    "Speechless": lambda: throw(Speechless()),
+}
+ENDS: dict[str, Callable[[], object]] = {
+    "exit": lambda: os._exit(1),
+    "quiet exit": lambda: os._exit(0),
+    "null pointer": lambda: ctypes.string_at(0),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+}
+
+
+class Doomed(Node):
+    """Writes itself down right before it does its deed; an error in `exec` is tried a second time."""
+
+    max_retries = 2
+
+    def prep(self, store: Store) -> dict[str, Any]:
+        data = store.as_dict()
+        self._do("prep", data)
+        return data
+
+    def exec(self, data: dict[str, Any]) -> None:
+        self._do("exec", data)
+
+    def post(self, store: Store, data: dict[str, Any], result: None) -> None:
+        self._do("post", data)
+
+    def _do(self, where: str, data: dict[str, Any]) -> None:
+        if data["where"] == where:
+            record(data, self.name)
+            (ERRORS | ENDS)[data["deed"]]()
+
+
+class Hoarder(Step):
+    """Leaves its process without memory for sweeps."""
+
+    def work(self, data: dict[str, Any]) -> None:
+        SqlLedger.sweep = lambda self: throw(MemoryError("no room"))  # type: ignore[method-assign]
+
+
+doomed = Flow(line(Step(name="fine"), Doomed(name="doomed")), flow_name="doomed")
+hoarder = Flow(Hoarder(name="hoarder"), flow_name="hoarder")

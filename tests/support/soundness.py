@@ -1,0 +1,69 @@
+"""Whether the history in a ledger keeps all promises, also that of the ledger in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, create_engine, insert
+
+from pocoflow.db.fsck import check
+from pocoflow.db.ledger import SqlLedger
+from pocoflow.db.schema import checkpoints, events, metadata, runs
+from pocoflow.engine.memory import MemoryLedger
+from pocoflow.engine.ports import Ledger
+
+
+def assert_sound(ledger: Ledger) -> None:
+    """Fail with every promise that the ledger's history breaks, and the runs that break it."""
+    with _as_database(ledger) as connection:
+        broken = check(connection, max_crashes=ledger._timing.max_crashes)  # type: ignore[attr-defined]
+    assert not broken, broken
+
+
+@contextmanager
+def _as_database(ledger: Ledger) -> Iterator[Connection]:
+    if isinstance(ledger, SqlLedger):
+        with ledger.connection() as connection:
+            yield connection
+        return
+    assert isinstance(ledger, MemoryLedger), f"no way to look into {ledger!r}"
+    engine = create_engine("sqlite://")
+    with engine.begin() as connection:
+        metadata.create_all(connection)
+        _copy(ledger, connection)
+        yield connection
+    engine.dispose()
+
+
+def _copy(ledger: MemoryLedger, connection: Connection) -> None:
+    """Write the runs of a ledger in memory to tables. It keeps no claims of past steps: their epoch is 0."""
+    copied_runs, copied_checkpoints, copied_events = [], [], []
+    for run_id, row in ledger._runs.items():
+        shown: Any = ledger.get_run(run_id)
+        copied_runs.append({column.key: _value(column, row, shown) for column in runs.c})
+        ends = {event["step"]: event["node_name"] for event in row.events if event["event"] == "node_end"}
+        for step, state in enumerate(row.states):
+            node = ends.get(step) or "?"
+            copied_checkpoints.append(
+                {
+                    "run_id": run_id,
+                    "step": step,
+                    "node_name": node,
+                    "store_json": state,
+                    "epoch": 0,
+                    "created_at": "",
+                }
+            )
+        copied_events += row.events
+    for table, rows in ((runs, copied_runs), (checkpoints, copied_checkpoints), (events, copied_events)):
+        if rows:
+            connection.execute(insert(table), rows)
+
+
+def _value(column: Any, row: Any, shown: Any) -> Any:
+    """What this column of a run would hold: as the run is shown, as it is now, or as it was started."""
+    if column.name in shown:
+        return shown[column.name]
+    return getattr(row, column.key, getattr(row.new, column.key, None))
