@@ -11,7 +11,7 @@ from typing import Any
 from pocoflow import codec
 from pocoflow.engine.memory_run import MemoryRun
 from pocoflow.engine.owner import worker_of
-from pocoflow.engine.ports import Clock, EventRow, RunRow, Standing
+from pocoflow.engine.ports import Clock, EventRow, RunRow, Sighting
 from pocoflow.engine.records import (
     INTERRUPTED,
     POISON,
@@ -191,9 +191,16 @@ class MemoryLedger:
             row = self._runs.get(run_id)
             return None if row is None else row.shown()
 
-    def get_standings(self, run_ids: Sequence[str]) -> Mapping[str, Standing]:
+    def get_changes(self, known: Mapping[str, str]) -> Mapping[str, Sighting | None]:
+        changes: dict[str, Sighting | None] = {}
         with self._lock:
-            return {run_id: self._runs[run_id].shown() for run_id in run_ids if run_id in self._runs}
+            for run_id, mark in known.items():
+                row = self._runs.get(run_id)
+                if row is None:
+                    changes[run_id] = None
+                elif row.mark != mark:
+                    changes[run_id] = row.sighted()
+        return changes
 
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         with self._lock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pocoflow.engine.ports import EventRow, RunRow
+from pocoflow.engine.ports import EventRow, RunRow, Sighting
 from pocoflow.engine.records import Failure, NewRun, Status
 
 
@@ -54,4 +54,23 @@ class MemoryRun:
             owner=self.owner,
             home=self.home,
             created_at=self.created_at,
+        )
+
+    @property
+    def mark(self) -> str:
+        """Another one whenever the run stands otherwise."""
+        return f"{self.status} {self.step} {self.attempt} {self.failure and self.failure.error_type}"
+
+    def sighted(self) -> Sighting:
+        """Return what somebody who waits for the run must know."""
+        return Sighting(
+            run_id=self.new.run_id,
+            status=self.status.value,
+            total_steps=self.step,
+            current_node=self.node,
+            error_type=self.failure.error_type if self.failure else None,
+            error_msg=self.failure.message if self.failure else None,
+            attempt=self.attempt,
+            queue=self.queue,
+            mark=self.mark,
         )
