@@ -31,6 +31,7 @@ check: $(STAMP)  ## Lint, types, import rules
 bench: $(STAMP)  ## Speed, as ratios in one run (minutes; see tests/bench/README.md)
 	$(BIN)/python -m tests.bench.inline
 	$(BIN)/python -m tests.bench.hop
+	$(BIN)/python -m tests.bench.wait
 
 clean:  ## Remove the virtual environment and all caches
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

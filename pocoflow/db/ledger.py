@@ -5,11 +5,12 @@ Each public verb is one transaction, safe to repeat: it happens whole or not at 
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, repeat
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Row
 from sqlalchemy.engine import URL
@@ -18,9 +19,9 @@ from pocoflow import codec
 from pocoflow.db import step_verbs as verbs
 from pocoflow.db import sweep_verbs
 from pocoflow.db.connect import engine_for, shown, translated, with_retry
-from pocoflow.db.queries import STANDING, Queries
+from pocoflow.db.queries import Queries, sightings
 from pocoflow.engine.owner import worker_of
-from pocoflow.engine.ports import EventRow, RunRow, Standing
+from pocoflow.engine.ports import EventRow, RunRow, Sighting
 from pocoflow.engine.records import (
     LIVE,
     SAME_HOME,
@@ -41,7 +42,6 @@ from pocoflow.store import Store
 Params = dict[str, Any]
 T = TypeVar("T")
 
-_STANDING_NAMES = [column.name for column in STANDING]
 QUICK_PAUSES_S = (0.1, 0.3)
 # A finished step waits this long for its database to come back: throwing the work away costs more.
 PATIENT_PAUSES_S = (*QUICK_PAUSES_S, 1.0, *repeat(2.0, 450))
@@ -203,11 +203,12 @@ class SqlLedger(ABC):
     def get_run(self, run_id: str) -> RunRow | None:
         return self._try(lambda: self._queries.get_run(run_id))[0]
 
-    def get_standings(self, run_ids: Sequence[str]) -> Mapping[str, Standing]:
-        asked = [run_id for run_id in run_ids if _can_be_stored(run_id)]
-        rows = self._try(lambda: self._standings(asked))[0]
-        standings = (cast(Standing, dict(zip(_STANDING_NAMES, row, strict=True))) for row in rows)
-        return {standing["run_id"]: standing for standing in standings}
+    def get_changes(self, known: Mapping[str, str]) -> Mapping[str, Sighting | None]:
+        # One id that no database takes would spoil the read of all the others.
+        no_runs = {run_id for run_id, mark in known.items() if not mark and not _can_be_stored(run_id)}
+        asked = json.dumps([pair for pair in known.items() if pair[0] not in no_runs])
+        rows = self._try(lambda: self._changes({"p_known": asked}))[0]
+        return {**dict.fromkeys(no_runs), **sightings(rows)}
 
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         return self._try(lambda: self._queries.get_events(run_id, after=after))[0]
@@ -260,8 +261,8 @@ class SqlLedger(ABC):
         """Returns the run after the update, or None when the guard did not hold."""
 
     @abstractmethod
-    def _standings(self, run_ids: list[str]) -> Sequence[Sequence[Any]]:
-        """Returns the columns in `queries.STANDING` of each run that is there."""
+    def _changes(self, params: Params) -> Sequence[Sequence[Any]]:
+        """Returns the rows of `queries.changes`; `p_known` is a JSON list of pairs."""
 
     @abstractmethod
     def _interrupt(self, params: Params) -> Sequence[Row[Any]]: ...
@@ -280,7 +281,6 @@ class Moved(NamedTuple):
 
 
 def _can_be_stored(run_id: str) -> bool:
-    """One id that no database takes would spoil the read of all the others."""
     return "\0" not in run_id and run_id == run_id.encode(errors="ignore").decode()
 
 

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from sqlalchemy import BindParameter, Connection, Row, Select, bindparam, func, select
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    FromClause,
+    Row,
+    Select,
+    Text,
+    bindparam,
+    func,
+    select,
+)
+from sqlalchemy import cast as cast_
 
 from pocoflow.db.schema import checkpoints, events, runs
-from pocoflow.engine.ports import EventRow, RunRow, Standing
+from pocoflow.db.words import const
+from pocoflow.engine.ports import EventRow, RunRow, Sighting, Standing
 from pocoflow.engine.records import Position, Status
 
 r = runs.c
 _RUN_COLUMNS = tuple(column for column in runs.c if column.name != "input")
-STANDING = tuple(column for column in runs.c if column.name in Standing.__annotations__)
+_STANDING = tuple(column for column in runs.c if column.name in Standing.__annotations__)
+_SIGHTING = [*(column.name for column in _STANDING), "mark"]
 _BY_RUN: BindParameter[str] = bindparam("run")
 
 
@@ -58,6 +73,20 @@ class Queries:
     def _scalar(self, statement: Select[Any], **params: Any) -> Any:
         with self._connection() as connection:
             return connection.execute(statement, params).scalar()
+
+
+def changes(known: FromClause, run_id: ColumnElement[str], known_mark: ColumnElement[str]) -> Select[Any]:
+    """Select the runs that stand otherwise than is known, and what is known of runs that are not there."""
+    fields = (r.status, cast_(r.step, Text), cast_(r.attempt, Text), func.coalesce(r.error_type, const("")))
+    mark = functools.reduce(lambda text, field: text + const(" ") + field, fields)
+    both = known.outerjoin(runs, r.run_id == run_id)
+    return select(run_id, *_STANDING, mark).select_from(both).where(mark.is_distinct_from(known_mark))
+
+
+def sightings(rows: Iterable[Sequence[Any]]) -> dict[str, Sighting | None]:
+    """Return what `changes` has found, by run_id; None for a run that is not there."""
+    found = ((run_id, dict(zip(_SIGHTING, row, strict=True))) for run_id, *row in rows)
+    return {run_id: cast(Sighting, row) if row["mark"] is not None else None for run_id, row in found}
 
 
 def _plain(row: Row[Any]) -> dict[str, Any]:

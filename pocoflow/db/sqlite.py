@@ -16,7 +16,7 @@ from pocoflow.db import sweep_verbs, words
 from pocoflow.db.connect import engine_for, write_transaction
 from pocoflow.db.ledger import Moved, Params, SqlLedger
 from pocoflow.db.prepared import compiled, cursor
-from pocoflow.db.queries import STANDING
+from pocoflow.db.queries import changes
 from pocoflow.db.schema import checkpoints, runs
 
 _DIALECT = pysqlite.dialect(paramstyle="named")
@@ -50,11 +50,11 @@ class SqliteLedger(SqlLedger):
                 made.execute(insert_rows, params)
             return Moved(*row)
 
-    def _standings(self, run_ids: list[str]) -> Sequence[Sequence[Any]]:
+    def _changes(self, params: Params) -> Sequence[Sequence[Any]]:
         with cursor(engine_for(self.url)) as made:
-            # In and out as one JSON text: SQLite limits the number of parameters, and for each row the
-            # driver lets go of Python's lock, which a busy thread is slow to give back.
-            (rows,) = made.execute(_standings_sql(), {"p_runs": json.dumps(run_ids)}).fetchone()
+            # One JSON text: for each row the driver lets go of Python's lock, which a busy thread is slow to
+            # give back.
+            (rows,) = made.execute(_changes_sql(), params).fetchone()
             found: Sequence[Sequence[Any]] = json.loads(rows)
             return found
 
@@ -137,12 +137,11 @@ def _change_sql(change: verbs.Change) -> tuple[str, ...]:
 
 
 @cache
-def _standings_sql() -> str:
-    among = func.json_each(words.text_("p_runs")).table_valued("value")
-    row = func.json_array(*STANDING)
-    return compiled(
-        select(func.json_group_array(row)).where(runs.c.run_id.in_(select(among.c.value))), _DIALECT
-    )
+def _changes_sql() -> str:
+    known = func.json_each(words.text_("p_known")).table_valued("value")
+    run_id, mark = (func.json_extract(known.c.value, words.const(place)) for place in ("$[0]", "$[1]"))
+    rows = changes(known, run_id, mark).subquery("changes")
+    return compiled(select(func.json_group_array(func.json_array(*rows.c))), _DIALECT)
 
 
 @cache

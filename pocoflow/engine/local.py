@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from pocoflow.engine.ports import EventRow, RunRow, Standing
+from pocoflow.engine.ports import EventRow, RunRow, Sighting
 from pocoflow.engine.records import Claim, Failure, Hint, Limit, NewRun, Position, Started, Status, StepRecord
 from pocoflow.errors import RunNotFoundError
 from pocoflow.store import Store
@@ -60,8 +60,8 @@ class Untracked:
     def get_run(self, run_id: str) -> RunRow | None:
         return None
 
-    def get_standings(self, run_ids: Sequence[str]) -> Mapping[str, Standing]:
-        return {}
+    def get_changes(self, known: Mapping[str, str]) -> Mapping[str, Sighting | None]:
+        return dict.fromkeys(known)
 
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         return []

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pocoflow import codec
 from pocoflow.engine.memory_run import Journal, MemoryRun
 from pocoflow.engine.owner import worker_of
-from pocoflow.engine.ports import Clock, EventRow, RunRow, Standing
+from pocoflow.engine.ports import Clock, EventRow, RunRow, Sighting
 from pocoflow.engine.records import (
     INTERRUPTED,
     LIVE,
@@ -92,7 +92,7 @@ class MemoryLedger:
             where = (run_id, row.new.flow_name, step, row.node)
             more = (unroutable_s, row.queue, left_s)
             position = Position(*where, row.epoch, owner, row.attempt, row.crashes, *more)
-            return Claim(position, self._state(row))
+            return Claim(position, row.state)
 
     def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:
         with self._lock:
@@ -196,7 +196,7 @@ class MemoryLedger:
             row.home, row.epoch = row.home if home == SAME_HOME else home, row.epoch + 1
             row.attempt, row.crashes, row.failure = 0, 0, None
             row.unroutable_at = row.completed_at = None
-            if self._is_overdue(row):
+            if row.is_overdue(self._clock.now()):
                 row.deadline_at = None  # who lets it go on whose time is up wants it to go on
             self._ended.pop(run_id, None)
             now = self._clock.now()
@@ -231,9 +231,16 @@ class MemoryLedger:
             row = self._runs.get(run_id)
             return None if row is None else row.shown()
 
-    def get_standings(self, run_ids: Sequence[str]) -> Mapping[str, Standing]:
+    def get_changes(self, known: Mapping[str, str]) -> Mapping[str, Sighting | None]:
+        changes: dict[str, Sighting | None] = {}
         with self._lock:
-            return {run_id: self._runs[run_id].shown() for run_id in run_ids if run_id in self._runs}
+            for run_id, mark in known.items():
+                row = self._runs.get(run_id)
+                if row is None:
+                    changes[run_id] = None
+                elif row.mark != mark:
+                    changes[run_id] = row.sighted()
+        return changes
 
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         with self._lock:
@@ -243,7 +250,7 @@ class MemoryLedger:
     def get_state(self, run_id: str) -> str | None:
         with self._lock:
             row = self._runs.get(run_id)
-            return None if row is None else self._state(row)
+            return None if row is None else row.state
 
     def _is_due(self, row: MemoryRun, home: str | None, crowded: Collection[str | None]) -> bool:
         """Whether it is overdue, or so long overdue that its home must have gone."""
@@ -251,12 +258,12 @@ class MemoryLedger:
             return False
         patience_s = 0.0 if row.home == home else self._timing.lease_s
         in_crowd = row.status is Status.QUEUED and row.dispatches > 0 and row.queue in crowded
-        if in_crowd and not self._is_overdue(row):
+        if in_crowd and not row.is_overdue(self._clock.now()):
             patience_s = max(patience_s, CROWD_PATIENCE_S)
         return self._clock.now() - row.wake_at > patience_s
 
     def _wake(self, row: MemoryRun, home: str | None) -> None:
-        now, overdue = self._clock.now(), self._is_overdue(row)
+        now, overdue = self._clock.now(), row.is_overdue(self._clock.now())
         if row.status is Status.RUNNING and not overdue:
             self._journal.step(row, "step_lost")
             row.crashes, row.due_at = row.crashes + 1, now
@@ -274,9 +281,6 @@ class MemoryLedger:
             row.status = Status.QUEUED
             row.wake_by(now + self._timing.backoff_s(row.dispatches))
             row.dispatches += 1
-
-    def _is_overdue(self, row: MemoryRun) -> bool:
-        return row.deadline_at is not None and row.deadline_at <= self._clock.now()
 
     def _end(self, row: MemoryRun, error_type: str, why: str) -> None:
         """End a run as failed for a reason that is not its node's."""
@@ -335,9 +339,6 @@ class MemoryLedger:
         if row is None:
             raise RunNotFoundError(f"no run {run_id!r} in this process", run_id)
         return row
-
-    def _state(self, row: MemoryRun) -> str:
-        return row.states[-1] if row.states else row.new.input
 
 
 def _unless_wanted(row: MemoryRun, then: Status) -> Status:

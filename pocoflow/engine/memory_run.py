@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pocoflow.engine.owner import worker_of
-from pocoflow.engine.ports import Clock, EventRow, RunRow
+from pocoflow.engine.ports import Clock, EventRow, RunRow, Sighting
 from pocoflow.engine.records import Failure, NewRun, Status
 
 
@@ -38,6 +38,13 @@ class MemoryRun:
     states: list[str] = field(default_factory=list)
     events: list[EventRow] = field(default_factory=list)
 
+    @property
+    def state(self) -> str:
+        return self.states[-1] if self.states else self.new.input
+
+    def is_overdue(self, now: float) -> bool:
+        return self.deadline_at is not None and self.deadline_at <= now
+
     def wake_by(self, moment: float) -> None:
         """Have a sweep look at the run by this moment, or at its deadline, if that is sooner."""
         self.wake_at = moment if self.deadline_at is None else min(moment, self.deadline_at)
@@ -62,6 +69,25 @@ class MemoryRun:
             owner=self.owner,
             home=self.home,
             created_at=self.created_at,
+        )
+
+    @property
+    def mark(self) -> str:
+        """Another one whenever the run stands otherwise."""
+        return f"{self.status} {self.step} {self.attempt} {self.failure and self.failure.error_type}"
+
+    def sighted(self) -> Sighting:
+        """Return what somebody who waits for the run must know."""
+        return Sighting(
+            run_id=self.new.run_id,
+            status=self.status.value,
+            total_steps=self.step,
+            current_node=self.node,
+            error_type=self.failure.error_type if self.failure else None,
+            error_msg=self.failure.message if self.failure else None,
+            attempt=self.attempt,
+            queue=self.queue,
+            mark=self.mark,
         )
 
 

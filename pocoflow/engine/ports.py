@@ -35,6 +35,15 @@ class Standing(TypedDict):
     queue: str | None
 
 
+class Sighting(Standing):
+    """How far a run had come when it was looked at.
+
+    `mark` is another one whenever anything else here is; only the ledger can read it.
+    """
+
+    mark: str
+
+
 class RunRow(Standing):
     """A run as the read side shows it; times are ISO 8601 texts in UTC."""
 
@@ -189,10 +198,16 @@ class Ledger(Protocol):
         """Return the run, or None."""
         ...
 
-    def get_standings(self, run_ids: Sequence[str]) -> Mapping[str, Standing]:
-        """Return how these runs stand, by run_id, in one read; unknown ones are left out.
+    def get_changes(self, known: Mapping[str, str]) -> Mapping[str, Sighting | None]:
+        """Return those of these runs that stand otherwise than is known, in one read.
 
-        Made for ten thousand at a time.
+        Made for ten thousand runs of which few have changed.
+
+        Args:
+            known: By run_id, the mark of its last sighting, or "" if there was none.
+
+        Returns:
+            By run_id; None for a run that is not there.
         """
         ...
 

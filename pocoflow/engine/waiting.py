@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
+from types import MappingProxyType
 
-from pocoflow.engine.ports import Clock, ControlFlags, Ledger, Standing
+from pocoflow.engine.ports import Clock, ControlFlags, Ledger, Sighting, Standing
 from pocoflow.errors import DatabaseError, RunNotFoundError
 from pocoflow.logging import WARNING, get_logger, log_event
 
@@ -24,6 +25,8 @@ LONGEST_PAUSE_S = 1 / 2
 REST = 3
 LONGEST_REST_S = 1 / 4
 FIRST_ANSWER_S = 1.0
+
+NO_CHANGES: Mapping[str, Sighting | None] = MappingProxyType({})
 
 Until = Callable[[Standing, float], bool]
 
@@ -46,7 +49,7 @@ class Waiter:
         """Note what a look has shown, and wake up if that is a reason to."""
         if self._woken.is_set():
             return
-        self._standing, self._error = standing or self._standing, error
+        self._standing, self._error = standing, error
         if error is not None:
             over = not isinstance(error, DatabaseError)
         else:
@@ -74,12 +77,17 @@ class Waiter:
 class _Awaited:
     """A run that somebody waits for."""
 
-    __slots__ = ("due", "pause_s", "waiters")
+    __slots__ = ("due", "pause_s", "sighting", "waiters")
 
     def __init__(self) -> None:
         self.waiters: set[Waiter] = set()
+        self.sighting: Sighting | None = None
         self.due = inf
         self.pause_s = LONGEST_PAUSE_S
+
+    @property
+    def mark(self) -> str:
+        return "" if self.sighting is None else self.sighting["mark"]
 
     def looked_at(self, rested_at: float) -> float:
         """Set the next look; the longer the wait, the rarer the looks."""
@@ -179,17 +187,17 @@ class WaitingRoom:
         """Serve all waiters until there are none."""
         try:
             self._flags.hear_ends(self._hear)
-            while run_ids := self._next_to_look_at():
-                self._look_at(run_ids)
+            while known := self._next_to_look_at():
+                self._look_at(known)
         except BaseException as exc:
             # Nobody may be left asleep for ever: all of them raise it.
             with self._changed:
                 self._looks += 1
-                self._tell(list(self._runs), error=exc)
+                self._tell(self._runs, error=exc)
                 self._attended = False
 
-    def _next_to_look_at(self) -> list[str]:
-        """Sleep until a look is due; returns at whose runs, or nothing when nobody waits any more."""
+    def _next_to_look_at(self) -> dict[str, str]:
+        """Sleep until a look is due; returns what is known of these runs, nothing when nobody waits."""
         with self._changed:
             while self._runs:
                 now = self._clock.monotonic()
@@ -201,15 +209,15 @@ class WaitingRoom:
                     self._next_tick = min(later, default=inf)
                 if due:
                     self._looks += 1
-                    return list(due)
+                    return {run_id: self._runs[run_id].mark for run_id in due}
                 self._changed.wait(min(self._next_tick - now, threading.TIMEOUT_MAX))
             self._attended = False
-            return []
+            return {}
 
-    def _look_at(self, run_ids: list[str]) -> None:
+    def _look_at(self, known: dict[str, str]) -> None:
         began = self._clock.monotonic()
         try:
-            standings = self._ledger.get_standings(run_ids)
+            changes = self._ledger.get_changes(known)
         except DatabaseError as exc:
             if not self._away:
                 self._away = True
@@ -221,35 +229,37 @@ class WaitingRoom:
                     error=str(exc),
                 )
             with self._changed:
-                self._tell(run_ids, error=exc)
+                self._tell(known, error=exc)
             return
         self._away = False
         took_s = self._clock.monotonic() - began
         with self._changed:
-            self._tell(run_ids, standings, rest_s=min(REST * took_s, LONGEST_REST_S))
+            self._tell(known, changes, rest_s=min(REST * took_s, LONGEST_REST_S))
 
     def _tell(
         self,
-        run_ids: list[str],
-        standings: Mapping[str, Standing] | None = None,
+        run_ids: Iterable[str],
+        changes: Mapping[str, Sighting | None] = NO_CHANGES,
         *,
         error: BaseException | None = None,
         rest_s: float = 0.0,
     ) -> None:
-        """Hand out what a look has shown: these standings, or that it failed."""
+        """Hand out what a look at these runs has shown, or that it failed."""
         now = self._clock.monotonic()
         for run_id in run_ids:
             awaited = self._runs.get(run_id)
             if awaited is None:
                 continue
             self._next_tick = min(self._next_tick, awaited.looked_at(now + rest_s))
-            standing, reason = (standings or {}).get(run_id), error
-            if standing is None and error is None:
-                reason = RunNotFoundError(f"no run {run_id!r} in this database", run_id)
+            reason = error
+            if run_id in changes:
+                awaited.sighting = changes[run_id]
+                if awaited.sighting is None:
+                    reason = RunNotFoundError(f"no run {run_id!r} in this database", run_id)
             for waiter in awaited.waiters:
                 # Who came while this look was on its way gets one that began after he came.
                 if waiter.entered_at_look < self._looks:
-                    waiter.tell(standing, reason, now)
+                    waiter.tell(awaited.sighting, reason, now)
 
 
 _rooms: weakref.WeakSet[WaitingRoom] = weakref.WeakSet()

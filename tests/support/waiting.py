@@ -10,7 +10,7 @@ from typing import Any
 from pocoflow.engine.clock import SystemClock
 from pocoflow.engine.local import LocalFlags
 from pocoflow.engine.memory import MemoryLedger
-from pocoflow.engine.ports import ControlFlags, Ledger, Standing
+from pocoflow.engine.ports import ControlFlags, Ledger, Sighting
 from pocoflow.engine.timing import Timing
 from pocoflow.engine.waiting import LONGEST_PAUSE_S, WaitingRoom
 from pocoflow.runner import RunHandle
@@ -32,10 +32,10 @@ class WatchedLedger(MemoryLedger):
         self.answers.set()
         self.error: Exception | None = None
 
-    def get_standings(self, run_ids: Sequence[str]) -> Mapping[str, Standing]:
-        error, found = self.error, super().get_standings(run_ids)
+    def get_changes(self, known: Mapping[str, str]) -> Mapping[str, Sighting | None]:
+        error, found = self.error, super().get_changes(known)
         self.read_at.append(monotonic())
-        self.reads.append(sorted(run_ids))
+        self.reads.append(sorted(known))
         assert self.answers.wait(SOON_S)
         if error is not None:
             raise error
