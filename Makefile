@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test chaos check bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ demo: $(STAMP)  ## Run the example on a real broker and two real workers (KEEP=1
 
 test: $(STAMP)  ## Run all tests, with the services that they need
 	$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(STAMP)  ## Break everything that can break, on real processes (half an hour; table in build/)
+	$(BIN)/python -m pytest tests/chaos --chaos=full $(ARGS)
 
 check: $(STAMP)  ## Lint, types, import rules
 	$(BIN)/ruff check .

@@ -15,6 +15,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail, not skip, where Redis, Postgres or RabbitMQ is missing (always so where CI is true)",
     )
+    parser.addoption(
+        "--chaos",
+        choices=("short", "full"),
+        default="short",
+        help="how much of tests/chaos: a selection with few runs (default), or all of it (half an hour)",
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -37,7 +37,7 @@ def refuse_network_file(path: Path) -> None:
 @cache
 def warn_of_old_sqlite() -> None:
     """Say, once in each process, that this SQLite should not serve several; call it where it will."""
-    if _is_mended(sqlite3.sqlite_version_info):
+    if is_mended(sqlite3.sqlite_version_info):
         return
     log_event(
         log,
@@ -48,7 +48,7 @@ def warn_of_old_sqlite() -> None:
     )
 
 
-def _is_mended(version: tuple[int, ...]) -> bool:
+def is_mended(version: tuple[int, ...]) -> bool:
     """Whether a checkpoint and a writer can no longer meet in the wrong moment (sqlite.org/wal.html)."""
     return version >= (3, 51, 3) or any(fix <= version < (3, fix[1] + 1) for fix in ((3, 50, 7), (3, 44, 6)))
 

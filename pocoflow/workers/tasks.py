@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import deque
 
 from pocoflow import wiring
 from pocoflow.engine import signals
@@ -20,6 +21,7 @@ from pocoflow.workers.enforce import enforcer_for_this_process
 log = get_logger("runner")
 
 HOST = socket.gethostname()
+KNOWN_RUNS = 1000
 
 
 def worker_name(pid: int) -> str:
@@ -40,6 +42,8 @@ class Worker:
             self._find_flow, self._deliver = faults.find_flow(registry.find), faults.deliver(deliver)
         self._database = wiring.database_name(settings.database_url)
         self._connected: tuple[int, Ports, Dispatcher] | None = None
+        # Runs of which a hint came too late, so that the next one costs no look into the database.
+        self._known_here: deque[str] = deque(maxlen=KNOWN_RUNS)
 
     def run_step(self, hint: Hint, database: str | None) -> None:
         """Execute the step that the message names, if it is there to execute."""
@@ -105,7 +109,10 @@ class Worker:
 
     def _complain_if_unknown(self, hint: Hint, database: str, ports: Ports) -> None:
         """Names do not tell (one may mean two databases, two may mean one); whether the run is here does."""
+        if hint.run_id in self._known_here:
+            return
         if ports.ledger.get_run(hint.run_id) is not None:
+            self._known_here.append(hint.run_id)
             return
         text = (
             f"it was started with POCOFLOW_DATABASE_URL={database}, but a worker that got its message has "

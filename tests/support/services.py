@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 from urllib.parse import quote, unquote, urlsplit
 
 import pytest
@@ -137,6 +138,11 @@ def _started(config: pytest.Config, start: Callable[[], Service]) -> Iterator[Se
         with service:
             yield service
         return
+    leave_out(config, missing)
+
+
+def leave_out(config: pytest.Config, missing: str) -> NoReturn:
+    """Skip the test, or fail it where all services must be there."""
     if config.getoption("--require-services") or os.environ.get("CI", "").lower() in ("1", "true"):
         pytest.fail(missing, pytrace=False)
     pytest.skip(missing)

@@ -1,0 +1,95 @@
+"""The workload of the chaos suite: a flow with a loop, with retries, and with an answer that can be checked.
+
+Every execution of a step appends a line to a file outside the database before it does anything else, so
+that what the database says can be held against what has really happened.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.pool import Pool
+
+from pocoflow import Flow, Node, Store
+from pocoflow.node import current_step
+
+HOLD_S = 600.0
+DISK_FULL, MAX_PAGES = "disk-full", 1 << 30
+
+
+@event.listens_for(Pool, "checkout")
+def _fill_the_disk(connection: Any, *_: Any) -> None:
+    """While there is a file of that name beside it, an SQLite database cannot grow: its disk is full."""
+    if isinstance(connection, sqlite3.Connection):
+        (_, _, path), *_ = connection.execute("pragma database_list")
+        full = Path(path).with_name(DISK_FULL).exists()
+        connection.execute(f"pragma max_page_count={1 if full else MAX_PAGES}")
+
+
+class Add(Node):
+    """Notes that it is executed, and adds its number to the sum.
+
+    The store tells it what else to do: to take its time (`pause_s`), to wait for a file (`gate`, where `hold`
+    names this node), to fail at its first try (where `fails` names it).
+    """
+
+    max_retries = 3
+
+    def __init__(self, name: str, number: int, *, retry_delay: float = 0.0) -> None:
+        super().__init__(name)
+        self.number = number
+        self.retry_delay = retry_delay
+
+    def prep(self, store: Store) -> dict[str, Any]:
+        return store.as_dict()
+
+    def exec(self, data: dict[str, Any]) -> int:
+        step: Any = current_step.get()
+        note_execution(data["effects"], step.position)
+        if data["hold"] == self.name:
+            wait_for(Path(data["gate"]))
+        time.sleep(data["pause_s"])
+        if self.name in data["fails"] and step.position.tries == 1:
+            raise ConnectionError(f"{self.name} fails at its first try")
+        return self.number
+
+    def post(self, store: Store, data: dict[str, Any], result: int) -> str | None:
+        store["sum"] += result
+        store["trail"] = [*store["trail"], self.name]
+        if self.name != "three":
+            return None
+        store["rounds"] -= 1
+        return "again" if store["rounds"] > 0 else "enough"
+
+
+def note_execution(path: str, position: Any) -> None:
+    """Append a line: one write to a file opened to append is never mixed up with another."""
+    fields = (position.run_id, position.step, position.node, position.attempt, position.epoch, os.getpid())
+    line = " ".join(map(str, fields)) + f" {time.time():.3f}\n"
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+
+
+def wait_for(gate: Path) -> None:
+    deadline = time.monotonic() + HOLD_S
+    while not gate.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nobody opened {gate}")
+        time.sleep(0.02)
+
+
+# Two is tried again at once, by the worker that holds it; three a second later, by any.
+one, two, four = Add("one", 1), Add("two", 2), Add("four", 4)
+three = Add("three", 3, retry_delay=1.0)
+one.then("default", two)
+two.then("default", three)
+three.then("again", three).then("enough", four)
+addition = Flow(one, flow_name="addition")
