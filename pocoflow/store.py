@@ -122,7 +122,8 @@ class Store(MutableMapping[str, Any]):
         target.parent.mkdir(parents=True, exist_ok=True)
         # A name of its own: two runs in one folder may be writing the same file.
         draft = target.with_name(f".{uuid4().hex}.part")
-        draft.write_text(text, encoding="utf-8")
+        with draft.open("x", encoding="utf-8") as file:  # which follows no link that somebody has laid there
+            file.write(text)
         draft.replace(target)
 
     @classmethod

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pocoflow import DefinitionError, Flow, Node, Store, StoreError, StoreSerializationError, WorkflowDB
+from pocoflow import store as store_module
 from pocoflow.engine.snapshot import snapshot_path
 
 
@@ -22,6 +27,10 @@ class Count(Node):
 class Fail(Node):
     def exec(self, prep_result: Any) -> Any:
         raise ValueError("broken")
+
+
+def content_of(file: Path) -> str | None:
+    return file.read_text() if file.exists() else None
 
 
 def names_in(folder: Path) -> list[str]:
@@ -107,6 +116,50 @@ def test_a_name_with_a_null_character_is_refused_before_anything_is_written(tmp_
         Flow(start=Count(name="a\x00b"), checkpoint_dir=tmp_path / "snapshots")
 
     assert names_in(tmp_path) == []
+
+
+@given(st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=200), st.integers(0, 10**9))
+def test_no_name_leads_out_of_the_folder_or_is_too_long_for_a_file(name: str, step: int) -> None:
+    folder = Path("/some/folder").resolve()
+
+    path = snapshot_path(str(folder), step, name).resolve()
+
+    assert path.parent == folder
+    assert len(os.fsencode(path.name)) <= 255
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["a file", "nothing yet"])
+def test_a_link_in_the_place_of_a_snapshot_is_replaced_and_not_followed(tmp_path: Path, there: bool) -> None:
+    folder, outside = tmp_path / "snapshots", tmp_path / "outside.json"
+    folder.mkdir()
+    if there:
+        outside.write_text("mine")
+    (folder / "step_000_Count.json").symlink_to(outside)
+
+    Flow(start=Count(), checkpoint_dir=folder).run({})
+
+    assert not (folder / "step_000_Count.json").is_symlink()
+    assert Store.restore(folder / "step_000_Count.json") == {"count": 1}
+    assert content_of(outside) == ("mine" if there else None)
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["a file", "nothing yet"])
+def test_a_link_in_the_place_of_a_draft_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """Its name cannot be guessed; if it were, the step would fail."""
+    folder, outside = tmp_path / "snapshots", tmp_path / "outside.json"
+    folder.mkdir()
+    if there:
+        outside.write_text("mine")
+    guessed = UUID(int=7)
+    monkeypatch.setattr(store_module, "uuid4", lambda: guessed)
+    (folder / f".{guessed.hex}.part").symlink_to(outside)
+
+    with pytest.raises(StoreError, match="snapshot after node 'Count' cannot be written"):
+        Flow(start=Count(), checkpoint_dir=folder).run({})
+
+    assert content_of(outside) == ("mine" if there else None)
 
 
 @pytest.mark.parametrize(
