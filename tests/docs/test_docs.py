@@ -254,7 +254,7 @@ def written(files: Iterable[Path]) -> set[str]:
     found = []
     for file in files:
         for part in ast.walk(ast.parse(file.read_text())):
-            if isinstance(part, ast.Call) and re.fullmatch(r"event|_log\w*", called(part)):
+            if isinstance(part, ast.Call) and writes_an_event(part.func):
                 found += part.args
             elif isinstance(part, ast.Dict):
                 found += [
@@ -266,8 +266,11 @@ def written(files: Iterable[Path]) -> set[str]:
     return {text for text in texts if text}
 
 
-def called(call: ast.Call) -> str:
-    return getattr(call.func, "attr", getattr(call.func, "id", ""))
+def writes_an_event(function: ast.expr) -> bool:
+    """Whether it is `words.event`, or a method of the journal in memory."""
+    if isinstance(function, ast.Name):
+        return function.id == "event"
+    return isinstance(function, ast.Attribute) and getattr(function.value, "attr", "") == "_journal"
 
 
 def chosen_from(value: ast.expr) -> list[ast.expr]:

@@ -90,7 +90,7 @@ class Hoarder(Step):
     """Leaves its process without memory for sweeps."""
 
     def work(self, data: dict[str, Any]) -> None:
-        SqlLedger.sweep = lambda self: throw(MemoryError("no room"))  # type: ignore[method-assign]
+        SqlLedger.sweep = lambda self, **_: throw(MemoryError("no room"))  # type: ignore[method-assign]
 
 
 doomed = Flow(line(Step(name="fine"), Doomed(name="doomed")), flow_name="doomed")

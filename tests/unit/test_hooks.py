@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +175,7 @@ def test_a_hook_that_cannot_be_called_is_refused(callback: Any) -> None:
 
 def test_ctrl_c_in_a_hook_is_not_swallowed() -> None:
     def press_ctrl_c(name: str, store: Store) -> None:
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         Flow(start=Load()).on("node_start", press_ctrl_c).run({})
