@@ -35,6 +35,7 @@ bench: $(STAMP)  ## Speed, as ratios in one run (minutes; see tests/bench/README
 	$(BIN)/python -m tests.bench.inline
 	$(BIN)/python -m tests.bench.hop
 	$(BIN)/python -m tests.bench.wait
+	$(BIN)/python -m tests.bench.growth
 
 clean:  ## Remove the virtual environment and all caches
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -23,6 +23,9 @@ from pocoflow.errors import StoreSerializationError
 TAG = "$t"
 MAX_DEPTH = 100
 _JSON_INT_LIMIT = 2**63
+# Begins the name of a key that is no text, or that would look like one.
+_NO_TEXT = "$k"
+_JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 def dumps(data: Mapping[str, Any]) -> str:
@@ -31,7 +34,7 @@ def dumps(data: Mapping[str, Any]) -> str:
     Raises:
         StoreSerializationError: A value has no exact form; the message names its place and type.
     """
-    return json.dumps(_encode_pairs(data.items(), "store", 0), separators=(",", ":"), allow_nan=False)
+    return _JSON.encode(_encode_pairs(data.items(), "store", 0))
 
 
 def loads(text: str) -> dict[str, Any]:
@@ -40,13 +43,45 @@ def loads(text: str) -> dict[str, Any]:
     Raises:
         StoreSerializationError: The text is not what `dumps` writes.
     """
-    try:
-        data = json.loads(text, object_hook=_untag)
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as exc:
-        raise StoreSerializationError(f"checkpoint cannot be read back: {exc}") from exc
+    data = _load(text)
     if not isinstance(data, dict):
         raise StoreSerializationError(f"checkpoint holds a {type(data).__name__} where a dict was expected")
     return data
+
+
+def dump_values(data: Mapping[Any, Any]) -> dict[str, str]:
+    """Return the data of a store as a JSON text for each key, by name: a name is a text for any key.
+
+    Raises:
+        StoreSerializationError: A value has no exact form; the message names its place and type.
+    """
+    return {_name(key): _JSON.encode(_encode(value, f"store[{key!r}]", 0)) for key, value in data.items()}
+
+
+def load_values(texts: Mapping[str, str]) -> dict[Any, Any]:
+    """Return the data that `dump_values` wrote.
+
+    Raises:
+        StoreSerializationError: A text is not what `dump_values` writes.
+    """
+    return {_key(name): _load(text) for name, text in texts.items()}
+
+
+def _name(key: Any) -> str:
+    if type(key) is str and not key.startswith(_NO_TEXT):
+        return key
+    return _NO_TEXT + _JSON.encode(_encode(key, f"the key {key!r} of store", 0))
+
+
+def _key(name: str) -> Any:
+    return _load(name[len(_NO_TEXT) :]) if name.startswith(_NO_TEXT) else name
+
+
+def _load(text: str) -> Any:
+    try:
+        return _PARSER.decode(text)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as exc:
+        raise StoreSerializationError(f"checkpoint cannot be read back: {exc}") from exc
 
 
 def _encode(value: Any, path: str, depth: int) -> Any:
@@ -179,3 +214,6 @@ def _untag(value: dict[str, Any]) -> Any:
     if "zone" in value:
         decoded = decoded.replace(tzinfo=timezone(*value["zone"]))
     return decoded.replace(fold=1) if value.get("fold") else decoded
+
+
+_PARSER = json.JSONDecoder(object_hook=_untag)

@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from pocoflow import wiring
 from pocoflow.engine.graph import MAX_NAME_LENGTH, Definition, Graph
+from pocoflow.engine.history import Trail
 from pocoflow.engine.hooks import Hook, Hooks
 from pocoflow.engine.inline import run_inline
 from pocoflow.engine.owner import new_owner
@@ -132,11 +133,11 @@ class Flow:
             DatabaseError: The history cannot be written.
         """
         store = _as_store(store)
-        definition = self.definition()
+        definition, trail = self.definition(), Trail()
         ports = wiring.inline_ports(self.db_path)
         owner = new_owner(f"{socket.gethostname()}:{os.getpid()}")
         home = f"inline:{owner}"
-        new = self._new_run(definition, store, ports, run_id, resume_from, home=home, owner=owner)
+        new = self._new_run(definition, store, trail, ports, run_id, resume_from, home=home, owner=owner)
         if not ports.ledger.start(new).created:
             raise RunConflictError(
                 f"there is a run {new.run_id!r} already: choose another run_id (one that was interrupted "
@@ -147,6 +148,7 @@ class Flow:
         run_inline(
             Position(new.run_id, new.flow_name, 0, new.node, 1, owner, left_s=self.timeout),
             store,
+            trail,
             flow=wiring.with_faults(definition, ports),
             ports=ports,
             home=home,
@@ -176,7 +178,8 @@ class Flow:
         definition = self.definition()
         executor = wiring.executor(self.db_path)
         ports = executor.ports
-        new = self._new_run(definition, _as_store(store), ports, run_id, resume_from, home=executor.home)
+        given = _as_store(store)
+        new = self._new_run(definition, given, Trail(), ports, run_id, resume_from, home=executor.home)
         started = ports.ledger.start(new)
         hint: Hint | None = Hint(new.run_id, 0, new.queue)
         if not started.created:
@@ -207,6 +210,7 @@ class Flow:
         self,
         definition: Definition,
         store: Store,
+        trail: Trail,
         ports: Ports,
         run_id: str | None,
         resume_from: Node | str | None,
@@ -216,24 +220,25 @@ class Flow:
     ) -> NewRun:
         graph = definition.graph
         node = graph.start if resume_from is None else graph.id_of(resume_from)
-        state = ports.ledger.encode(store)
+        texts = ports.ledger.encode(store)
         return NewRun(
             run_id=self._run_id(run_id),
             flow_name=self.flow_name,
             flow_hash=graph.fingerprint,
             node=node,
             queue=graph.nodes[node].queue,
-            input=state,
-            input_hash=_input_hash(self.flow_name, node, state),
+            input=trail.next(texts, whole=True),
+            input_hash=_input_hash(self.flow_name, node, texts),
             home=home,
             owner=owner,
             timeout_s=self.timeout,
         )
 
 
-def _input_hash(flow_name: str, node: str, state: str) -> str:
+def _input_hash(flow_name: str, node: str, texts: Mapping[str, str]) -> str:
     """Tell inputs apart, whatever the order of their keys."""
-    canonical = json.dumps(json.loads(state), sort_keys=True) if state else ""
+    data = {name: json.loads(text) for name, text in texts.items()}
+    canonical = json.dumps(data, sort_keys=True)
     return hashlib.sha256(f"{flow_name}\0{node}\0{canonical}".encode()).hexdigest()
 
 

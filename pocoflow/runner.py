@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from math import inf
 
-from pocoflow import codec
+from pocoflow.engine.history import Trail
 from pocoflow.engine.ports import Clock, ControlFlags, EventRow, Ledger, RunRow, Standing, is_settled
 from pocoflow.engine.records import OVERDUE, POISON, Status
 from pocoflow.engine.waiting import FIRST_PAUSE_S, LONGEST_PAUSE_S, WaitingRoom
@@ -71,7 +71,7 @@ class RunHandle:
         state = self._ledger.get_state(self.run_id)
         if state is None:
             raise self._not_found()
-        return Store(codec.loads(state), name=self.run_id)
+        return Store(Trail.load(state).data(), name=self.run_id)
 
     def wait(self, timeout: float | None = None) -> Store:
         """Block until the run has ended and return its final store.

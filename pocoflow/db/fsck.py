@@ -64,6 +64,20 @@ INVARIANTS: Mapping[str, str] = {
             or e.event not in ('node_end', 'node_retry', 'node_error')
             or b.step <> e.step or b.attempt <> e.attempt or b.node_name <> e.node_name)
     """,
+    "I2: a checkpoint builds on the one before it, or on none": """
+        select c.run_id from pf_checkpoints c left join pf_checkpoints b
+            on b.run_id = c.run_id and b.step = c.step - 1
+        where c.depth <> 0 and coalesce(b.depth, -2) <> c.depth - 1
+    """,
+    "I2: the blobs that a run needs are kept": """
+        select u.run_id from pf_blob_uses u left join pf_blobs b on b.digest = u.digest where b.digest is null
+    """,
+    "I2: a run that names blobs needs some": """
+        select run_id from pf_checkpoints where blobs is not null
+            and run_id not in (select run_id from pf_blob_uses)
+        union select run_id from pf_runs where input_blobs is not null
+            and run_id not in (select run_id from pf_blob_uses)
+    """,
     "I2: each entry of a history is about the step that the run had reached": """
         select run_id from (
             select run_id, step, count(case when event = 'node_end' then 1 end) over (

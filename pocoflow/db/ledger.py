@@ -16,10 +16,11 @@ from sqlalchemy import Connection, Row
 from sqlalchemy.engine import URL
 
 from pocoflow import codec
+from pocoflow.db import blob_verbs, sweep_verbs
 from pocoflow.db import step_verbs as verbs
-from pocoflow.db import sweep_verbs
 from pocoflow.db.connect import engine_for, shown, translated, with_retry
 from pocoflow.db.queries import Queries, sightings
+from pocoflow.engine.history import Stored
 from pocoflow.engine.owner import worker_of
 from pocoflow.engine.ports import EventRow, RunRow, Sighting
 from pocoflow.engine.records import (
@@ -65,8 +66,8 @@ class SqlLedger(ABC):
         with engine_for(self.url).connect() as connection:
             yield connection
 
-    def encode(self, store: Store) -> str:
-        return codec.dumps(store.as_dict())
+    def encode(self, store: Store) -> Mapping[str, str]:
+        return codec.dump_values(store.as_dict())
 
     def start(self, run: NewRun) -> Started:
         params = {
@@ -77,7 +78,7 @@ class SqlLedger(ABC):
             "p_queue": run.queue,
             "p_home": run.home,
             "p_owner": run.owner,
-            "p_input": run.input,
+            **blob_verbs.params(run.input),
             "p_input_hash": run.input_hash,
             "p_timeout_s": run.timeout_s,
             "p_wait_s": self._timing.grace_s if run.owner is None else self._timing.lease_s,
@@ -108,7 +109,7 @@ class SqlLedger(ABC):
             "p_queue": record.next_queue,
             "p_then": record.then.value,
             "p_action": record.action,
-            "p_state": record.state,
+            **blob_verbs.params(record.checkpoint),
             "p_elapsed_s": record.elapsed_s,
             "p_error_type": record.failure.error_type if record.failure else None,
             "p_error_msg": record.failure.message if record.failure else None,
@@ -213,7 +214,7 @@ class SqlLedger(ABC):
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         return self._try(lambda: self._queries.get_events(run_id, after=after))[0]
 
-    def get_state(self, run_id: str) -> str | None:
+    def get_state(self, run_id: str) -> Stored | None:
         return self._try(lambda: self._queries.get_state(run_id))[0]
 
     def _claimed_before(self, run_id: str, owner: str) -> Claim | None:

@@ -22,13 +22,14 @@ from sqlalchemy import (
 )
 from sqlalchemy import cast as cast_
 
-from pocoflow.db.schema import checkpoints, events, runs
+from pocoflow.db.schema import blobs, checkpoints, events, runs
 from pocoflow.db.words import const
+from pocoflow.engine.history import Stored
 from pocoflow.engine.ports import EventRow, RunRow, Sighting, Standing
 from pocoflow.engine.records import Position, Status
 
 r = runs.c
-_RUN_COLUMNS = tuple(column for column in runs.c if column.name != "input")
+_RUN_COLUMNS = tuple(column for column in runs.c if column.name not in ("input", "input_blobs"))
 _STANDING = tuple(column for column in runs.c if column.name in Standing.__annotations__)
 _SIGHTING = [*(column.name for column in _STANDING), "mark"]
 _BY_RUN: BindParameter[str] = bindparam("run")
@@ -50,16 +51,23 @@ class Queries:
     def get_checkpoints(self, run_id: str) -> list[dict[str, Any]]:
         return self._rows(_CHECKPOINTS, run=run_id)
 
-    def get_checkpoint(self, run_id: str, step: int) -> str | None:
-        text: str | None = self._scalar(_CHECKPOINT, run=run_id, step=step)
-        return text
+    def get_checkpoint(self, run_id: str, step: int) -> Stored | None:
+        """Return the store after a step; None if that was not committed."""
+        with self._connection() as connection:
+            rows = connection.execute(_CHAIN, {"run": run_id, "step": step}).all()
+            return _stored(connection, rows) if rows else None
 
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         return cast(list[EventRow], self._rows(_EVENTS, run=run_id, after=after))
 
-    def get_state(self, run_id: str) -> str | None:
-        text: str | None = self._scalar(_STATE, run=run_id)
-        return text
+    def get_state(self, run_id: str) -> Stored | None:
+        """Return the store after the last step, or before the first; None for an unknown run."""
+        with self._connection() as connection:
+            row = connection.execute(_INPUT, {"run": run_id}).one_or_none()
+            if row is None:
+                return None
+            before: Sequence[Any] = connection.execute(_CHAIN, {"run": run_id, "step": row.step - 1}).all()
+            return _stored(connection, before or [(row.input, row.input_blobs)])
 
     def status_if_committed(self, position: Position) -> Status | None:
         """The run's status if this very claim has written the step's checkpoint, else None."""
@@ -89,6 +97,13 @@ def sightings(rows: Iterable[Sequence[Any]]) -> dict[str, Sighting | None]:
     return {run_id: cast(Sighting, row) if row["mark"] is not None else None for run_id, row in found}
 
 
+def _stored(connection: Connection, rows: Sequence[Any]) -> Stored:
+    """What these rows of text and digests say, with the blobs that they name."""
+    named = {digest for _, digests in rows for digest in (digests or "").split()}
+    bodies = connection.execute(_BODIES, {"digests": list(named)}).all() if named else []
+    return Stored([text for text, _ in rows], {row.digest: row.body for row in bodies})
+
+
 def _plain(row: Row[Any]) -> dict[str, Any]:
     return {
         name: _iso(value) if isinstance(value, datetime) else value for name, value in row._asdict().items()
@@ -103,19 +118,24 @@ def _iso(moment: datetime) -> str:
 _named = [column.label(column.name) for column in _RUN_COLUMNS]
 _RUN = select(*_named).where(r.run_id == _BY_RUN)
 _RUNS = select(*_named).order_by(r.created_at.desc(), r.run_id).limit(bindparam("limit"))
-_CHECKPOINTS = select(checkpoints).where(checkpoints.c.run_id == _BY_RUN).order_by(checkpoints.c.step)
-_CHECKPOINT = select(checkpoints.c.store_json).where(
-    checkpoints.c.run_id == _BY_RUN, checkpoints.c.step == bindparam("step")
+_c, _last = checkpoints.c, checkpoints.alias("last").c
+_CHECKPOINTS = (
+    select(_c.id, _c.run_id, _c.step, _c.node_name, _c.action, _c.epoch, _c.created_at)
+    .where(_c.run_id == _BY_RUN)
+    .order_by(_c.step)
 )
+# A checkpoint, after those that it builds on.
+_CHAIN = (
+    select(_c.store_json, _c.blobs)
+    .join(_last.step.table, _last.run_id == _c.run_id)
+    .where(_last.run_id == _BY_RUN, _last.step == bindparam("step"))
+    .where(_c.step <= _last.step, _c.step >= _last.step - _last.depth)
+    .order_by(_c.step)
+)
+_BODIES = select(blobs.c.digest, blobs.c.body).where(blobs.c.digest.in_(bindparam("digests", expanding=True)))
+_INPUT = select(r.step, r.input, r.input_blobs).where(r.run_id == _BY_RUN)
 _EVENTS = (
     select(events).where(events.c.run_id == _BY_RUN, events.c.id > bindparam("after")).order_by(events.c.id)
-)
-_STATE = (
-    select(func.coalesce(checkpoints.c.store_json, r.input))
-    .select_from(
-        runs.outerjoin(checkpoints, (checkpoints.c.run_id == r.run_id) & (checkpoints.c.step == r.step - 1))
-    )
-    .where(r.run_id == _BY_RUN)
 )
 _COMMITTED = (
     select(r.status)

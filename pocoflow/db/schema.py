@@ -1,8 +1,11 @@
-"""The three tables. Columns that PocoFlow 0.2 had keep their names.
+"""The tables. Columns that PocoFlow 0.2 had keep their names.
 
-Moments for a human to read are timestamps (ISO 8601 text in SQLite). Moments that the protocol counts
-with (`due_at`, `wake_at`, `unroutable_at`, `deadline_at`) are seconds since 1970 by the clock of the
-database, so that the same arithmetic works in both databases.
+Moments for a human to read are timestamps (ISO 8601 text in SQLite). Moments to count with (`due_at`,
+`wake_at`, `unroutable_at`, `deadline_at`, `used_at`) are seconds since 1970 by the clock of the database,
+so that the same arithmetic works in both databases.
+
+What `store_json` and `input` hold is told in `engine/history.py`; `blobs` and `input_blobs` list the
+digests of the blobs that they name, a space between two. `pf_blob_uses` says which run needs which blob.
 
 No foreign keys: the rows of a step are written by the one statement that moves its run, so none can
 point nowhere, and the check would cost each step a look-up per row.
@@ -59,6 +62,7 @@ runs = Table(
     Column("unroutable_at", Double),
     Column("deadline_at", Double),
     Column("input", Text),
+    Column("input_blobs", Text),
     Column("input_hash", Text),
     Column("error_type", Text),
     Column("error_msg", Text),
@@ -84,6 +88,8 @@ checkpoints = Table(
     Column("node_name", Text, nullable=False),
     Column("action", Text),
     Column("store_json", Text, nullable=False),
+    Column("depth", Integer, nullable=False, default=0),
+    Column("blobs", Text),
     Column("epoch", BigInteger, nullable=False, default=0),
     Column("created_at", _Timestamp, nullable=False),
     UniqueConstraint("run_id", "step"),
@@ -105,6 +111,23 @@ events = Table(
     Column("ts", _Timestamp, nullable=False),
 )
 Index("pf_events_run", events.c.run_id, events.c.id)
+
+
+blobs = Table(
+    "pf_blobs",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("body", Text, nullable=False),
+    Column("used_at", Double, nullable=False),
+)
+
+blob_uses = Table(
+    "pf_blob_uses",
+    metadata,
+    Column("run_id", Text, primary_key=True),
+    Column("digest", Text, primary_key=True),
+)
+Index("pf_blob_uses_digest", blob_uses.c.digest)
 
 
 class Now(FunctionElement[float]):

@@ -8,16 +8,18 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Executable, FromClause, Row, bindparam, func, literal, select
+from sqlalchemy import Connection, Executable, FromClause, Row, bindparam, case, func, literal, select
 from sqlalchemy.dialects.sqlite import insert, pysqlite
 
 from pocoflow.db import step_verbs as verbs
 from pocoflow.db import sweep_verbs, words
+from pocoflow.db.blob_verbs import keep
 from pocoflow.db.connect import engine_for, write_transaction
 from pocoflow.db.ledger import Moved, Params, SqlLedger
 from pocoflow.db.prepared import compiled, cursor
 from pocoflow.db.queries import changes
-from pocoflow.db.schema import checkpoints, runs
+from pocoflow.db.schema import blobs, checkpoints, runs
+from pocoflow.engine.history import Stored
 
 _DIALECT = pysqlite.dialect(paramstyle="named")
 
@@ -30,15 +32,20 @@ class SqliteLedger(SqlLedger):
             row = made.execute(_insert_sql(), params).fetchone()
             if row is None:
                 return (False, *made.execute(_known_sql(), params).fetchone())
-            made.execute(_start_history_sql(), params)
+            for insert_rows in (_start_history_sql(), *(_keep_sql() if params["p_blobs"] else ())):
+                made.execute(insert_rows, params)
             return (True, *row)
 
     def _claim(self, params: Params) -> Sequence[Any] | None:
         with self._writing() as made:
             if made.execute(_claim_sql(), params).fetchone() is None:
                 return None
-            row: Sequence[Any] = made.execute(_claimed_sql(), params).fetchone()
-            return row
+            *position, depth, text, digests = made.execute(_claimed_sql(), params).fetchone()
+            older = made.execute(_older_sql(), params | {"p_depth": depth}).fetchall() if depth else []
+            rows = [*older, (text, digests)]
+            named = [digest for _, names in rows for digest in (names or "").split()]
+            bodies = made.execute(_bodies_sql(), {"p_named": json.dumps(named)}).fetchall() if named else []
+            return [*position, Stored([text for text, _ in rows], dict(bodies))]
 
     def _change(self, change: verbs.Change, params: Params) -> Moved | None:
         update, *history = _change_sql(change)
@@ -46,7 +53,7 @@ class SqliteLedger(SqlLedger):
             row = made.execute(update, params).fetchone()
             if row is None:
                 return None
-            for insert_rows in history:
+            for insert_rows in (*history, *(_keep_sql() if params.get("p_blobs") else ())):
                 made.execute(insert_rows, params)
             return Moved(*row)
 
@@ -124,10 +131,37 @@ def _claim_sql() -> str:
 @cache
 def _claimed_sql() -> str:
     r = runs.c
-    last = (checkpoints.c.run_id == r.run_id) & (checkpoints.c.step == r.step - words.const(1))
-    state = func.coalesce(checkpoints.c.store_json, r.input)
-    claimed = select(*verbs.POSITION, state).select_from(runs.outerjoin(checkpoints, last))
+    c = checkpoints.c
+    last = (c.run_id == r.run_id) & (c.step == r.step - words.const(1))
+    is_first = c.step.is_(None)
+    text, digests = (
+        case((is_first, r.input), else_=c.store_json),
+        case((is_first, r.input_blobs), else_=c.blobs),
+    )
+    claimed = select(*verbs.POSITION, c.depth, text, digests).select_from(runs.outerjoin(checkpoints, last))
     return compiled(claimed.where(r.run_id == words.P_RUN), _DIALECT)
+
+
+@cache
+def _older_sql() -> str:
+    """What the checkpoint before this step builds on."""
+    c, last = checkpoints.c, words.integer("p_step") - words.const(1)
+    older = (c.run_id == words.P_RUN, c.step < last, c.step >= last - words.integer("p_depth"))
+    return compiled(select(c.store_json, c.blobs).where(*older).order_by(c.step), _DIALECT)
+
+
+@cache
+def _bodies_sql() -> str:
+    named = func.json_each(words.text_("p_named")).table_valued("value")
+    b = blobs.c
+    return compiled(select(b.digest, b.body).where(b.digest.in_(select(named.c.value))), _DIALECT)
+
+
+@cache
+def _keep_sql() -> tuple[str, ...]:
+    pairs = func.json_each(words.text_("p_blobs")).table_valued("value")
+    digest, body = (func.json_extract(pairs.c.value, words.const(place)) for place in ("$[0]", "$[1]"))
+    return tuple(compiled(part, _DIALECT) for part in keep(insert, _this_run(), pairs, digest, body))
 
 
 @cache

@@ -88,7 +88,9 @@ def _commit_history(source: FromClause) -> Sequence[Insert]:
         integer("p_step"),
         text_("p_node"),
         text_("p_action"),
-        text_("p_state"),
+        text_("p_text"),
+        integer("p_depth"),
+        text_("p_named"),
         bindparam("p_epoch", type_=BigInteger),
         STAMP,
     )
@@ -97,7 +99,11 @@ def _commit_history(source: FromClause) -> Sequence[Insert]:
     elapsed_ms = seconds("p_elapsed_s") * const(1000.0)
     return (
         insert(checkpoints).from_select(
-            ["run_id", "step", "node_name", "action", "store_json", "epoch", "created_at"], checkpoint
+            [
+                *("run_id", "step", "node_name", "action"),
+                *("store_json", "depth", "blobs", "epoch", "created_at"),
+            ],
+            checkpoint,
         ),
         log(
             event(source, "node_start", **{**step, "ts": Timestamp(seconds("p_elapsed_s"))}),
@@ -326,7 +332,8 @@ def new_run() -> dict[str, Any]:
         "due_at": NOW,
         "wake_at": NOW + case((timeout_s < wait_s, timeout_s), else_=wait_s),
         "deadline_at": NOW + timeout_s,
-        "input": text_("p_input"),
+        "input": text_("p_text"),
+        "input_blobs": text_("p_named"),
         "input_hash": text_("p_input_hash"),
         "created_at": STAMP,
         "started_at": case((held, STAMP)),

@@ -14,6 +14,7 @@ from pocoflow.db.connect import database_url, engine_for, shown, translated, wri
 from pocoflow.db.queries import Queries
 from pocoflow.db.schema import checkpoints, events, runs
 from pocoflow.db.words import STAMP
+from pocoflow.engine.history import Trail
 from pocoflow.engine.ports import EventRow, RunRow
 from pocoflow.engine.records import Status
 from pocoflow.errors import CheckpointNotFoundError, DatabaseError, RunNotFoundError
@@ -98,6 +99,7 @@ class WorkflowDB:
             "run_id": run_id,
             "step": step,
             "node_name": node_name,
+            # In one piece: the run has no other checkpoints that this one could build on.
             "store_json": codec.dumps(store.as_dict()),
         }
         with self._writing() as connection:
@@ -115,10 +117,10 @@ class WorkflowDB:
             CheckpointNotFoundError: There is none; it is a KeyError.
         """
         with translated(self._url):
-            text = self._queries.get_checkpoint(run_id, step)
-        if text is None:
+            stored = self._queries.get_checkpoint(run_id, step)
+        if stored is None:
             raise CheckpointNotFoundError(f"run {run_id!r} has no checkpoint of step {step}", run_id)
-        return Store(codec.loads(text), name=f"{run_id}@step{step}")
+        return Store(Trail.load(stored).data(), name=f"{run_id}@step{step}")
 
     def save_event(self, run_id: str, event: str, **fields: Any) -> None:
         """Append to the event log: step, node_name, action, elapsed_ms, error_msg, attempt, worker, ts.

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pocoflow.engine.graph import Definition
+from pocoflow.engine.history import Checkpoint, Trail
 from pocoflow.engine.ports import Ports, Watch
 from pocoflow.engine.records import (
     Continue,
@@ -44,6 +45,7 @@ log = get_logger("node")
 def advance(
     position: Position,
     store: Store,
+    trail: Trail,
     *,
     flow: Definition,
     ports: Ports,
@@ -55,13 +57,14 @@ def advance(
     Args:
         position: From `Ledger.claim`; it moves along with the run as long as this process keeps it.
         store: The run's data; the step changes it in place.
+        trail: Stands at the last checkpoint, and moves along too.
         flow: What to run.
         ports: Ledger, flags, watcher, clock.
         keep: Told the queue of the next node; whether to go on with that here or leave it to any worker.
         sleep_up_to_s: The longest delay before another try that is waited out here.
     """
     watch = ports.watcher.watch(position)
-    step = HeldStep(position, store, flow, ports, watch)
+    step = HeldStep(position, store, trail, flow, ports, watch)
     token = current_step.set(step)
     try:
         step.fire("node_start")
@@ -107,15 +110,17 @@ class HeldStep:
         "_ports",
         "_run_ends",
         "_store",
+        "_trail",
         "_watch",
         "position",
     )
 
     def __init__(
-        self, position: Position, store: Store, flow: Definition, ports: Ports, watch: Watch
+        self, position: Position, store: Store, trail: Trail, flow: Definition, ports: Ports, watch: Watch
     ) -> None:
         self.position = position
         self._store = store
+        self._trail = trail
         self._flow = flow
         self._ports = ports
         self._watch = watch
@@ -246,7 +251,7 @@ class HeldStep:
             action=action,
             next_node=flow.graph.after(position.node, action),
             next_queue=None,
-            state=self._saved(),
+            checkpoint=self._saved(),
             elapsed_s=elapsed_s,
         )
         if record.next_node is not None:
@@ -256,17 +261,17 @@ class HeldStep:
                 record.failure = describe(self._too_many_steps())
         return record
 
-    def _saved(self) -> str:
+    def _saved(self) -> Checkpoint:
         position, folder = self.position, self._flow.checkpoint_dir
         try:
-            state = self._ports.ledger.encode(self._store)
+            texts = self._ports.ledger.encode(self._store)
             if folder is not None:
                 write_snapshot(folder, position.step, position.node, self._store)
         except StoreSerializationError as exc:
             raise StoreSerializationError(f"{exc} (node {position.node!r})") from exc
         except OSError as exc:
             raise StoreError(f"snapshot after node {position.node!r} cannot be written: {exc}") from exc
-        return state
+        return self._trail.next(texts, whole=position.step == 0)
 
     def _commit(self, record: StepRecord) -> Outcome:
         position = self.position

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
-from pocoflow import codec
 from pocoflow.engine import signals
 from pocoflow.engine.advance import advance, fail, give_back
 from pocoflow.engine.graph import Definition
+from pocoflow.engine.history import Trail
 from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Dispatcher, Ports
 from pocoflow.engine.records import Claim, Continue, Finish, Hint, Outcome, Position, Status
@@ -96,8 +96,9 @@ def _move(
     position = claim.position
     try:
         flow = find_flow(position)
-        store = Store(codec.loads(claim.state), name=position.flow_name)
-        return _run_streak(position, store, flow=flow, ports=ports)
+        trail = Trail.load(claim.state)
+        store = Store(trail.data(), name=position.flow_name)
+        return _run_streak(position, store, trail, flow=flow, ports=ports)
     except UnknownFlowError as unknown:
         return _give_back_unknown(position, unknown, ports=ports, unroutable_s=unroutable_s)
     except (StoreSerializationError, MemoryError) as unfit:
@@ -109,7 +110,7 @@ def _move(
         raise
 
 
-def _run_streak(position: Position, store: Store, *, flow: Definition, ports: Ports) -> Outcome:
+def _run_streak(position: Position, store: Store, trail: Trail, *, flow: Definition, ports: Ports) -> Outcome:
     """Execute steps in a row while they are cheap, stay in one queue, and the flow allows it."""
     if ports.flags.cancel_asked(position.run_id) and _cancel_recorded(position, ports):
         return give_back(position, ports=ports)
@@ -119,7 +120,9 @@ def _run_streak(position: Position, store: Store, *, flow: Definition, ports: Po
         return position.step < last and queue == position.queue and ports.clock.monotonic() < ends_at
 
     while True:
-        outcome = advance(position, store, flow=flow, ports=ports, keep=keep, sleep_up_to_s=SHORT_DELAY_S)
+        outcome = advance(
+            position, store, trail, flow=flow, ports=ports, keep=keep, sleep_up_to_s=SHORT_DELAY_S
+        )
         # A cancel that came meanwhile is in the outcome: the commit reads it with the run.
         if not isinstance(outcome, Continue) or outcome.position is None:
             return outcome

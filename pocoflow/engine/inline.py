@@ -7,13 +7,16 @@ from math import inf
 from pocoflow.engine import signals
 from pocoflow.engine.advance import advance
 from pocoflow.engine.graph import Definition
+from pocoflow.engine.history import Trail
 from pocoflow.engine.ports import Ports
 from pocoflow.engine.records import OVERDUE, Continue, Finish, Outcome, Position, Status, Suspend
 from pocoflow.errors import RunCancelledError, RunInterruptedError, RunTimeoutError
 from pocoflow.store import Store
 
 
-def run_inline(position: Position, store: Store, *, flow: Definition, ports: Ports, home: str) -> None:
+def run_inline(
+    position: Position, store: Store, trail: Trail, *, flow: Definition, ports: Ports, home: str
+) -> None:
     """Execute step after step until the run has completed.
 
     Raises:
@@ -26,7 +29,7 @@ def run_inline(position: Position, store: Store, *, flow: Definition, ports: Por
     """
     try:
         with signals.installed():
-            outcome = _drive(position, store, flow, ports)
+            outcome = _drive(position, store, trail, flow, ports)
     except BaseException:
         # Not an error of the flow's (those are outcomes): Ctrl-C, exit, or the ledger is gone.
         ports.ledger.interrupt(home)
@@ -54,9 +57,9 @@ def run_inline(position: Position, store: Store, *, flow: Definition, ports: Por
     raise RunInterruptedError(f"run {run_id!r} was taken over by another process", run_id)
 
 
-def _drive(position: Position, store: Store, flow: Definition, ports: Ports) -> Outcome:
+def _drive(position: Position, store: Store, trail: Trail, flow: Definition, ports: Ports) -> Outcome:
     while True:
-        outcome = advance(position, store, flow=flow, ports=ports, keep=_always, sleep_up_to_s=inf)
+        outcome = advance(position, store, trail, flow=flow, ports=ports, keep=_always, sleep_up_to_s=inf)
         if not isinstance(outcome, Continue) or outcome.position is None:
             return outcome
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from pocoflow.engine.history import Stored
 from pocoflow.engine.ports import EventRow, RunRow, Sighting
 from pocoflow.engine.records import Claim, Failure, Hint, Limit, NewRun, Position, Started, Status, StepRecord
 from pocoflow.errors import RunNotFoundError
@@ -16,8 +17,8 @@ class Untracked:
     The run is held by its caller from start to end, so nobody can take it over or steer it.
     """
 
-    def encode(self, store: Store) -> str:
-        return ""
+    def encode(self, store: Store) -> Mapping[str, str]:
+        return {}
 
     def start(self, run: NewRun) -> Started:
         return Started(True, Status.RUNNING, run.input_hash)
@@ -66,7 +67,7 @@ class Untracked:
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         return []
 
-    def get_state(self, run_id: str) -> str | None:
+    def get_state(self, run_id: str) -> Stored | None:
         return None
 
 

@@ -7,7 +7,8 @@ from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 
 from pocoflow import codec
-from pocoflow.engine.memory_run import Journal, MemoryRun
+from pocoflow.engine.history import Stored
+from pocoflow.engine.memory_run import Blobs, Journal, MemoryRun
 from pocoflow.engine.owner import worker_of
 from pocoflow.engine.ports import Clock, EventRow, RunRow, Sighting
 from pocoflow.engine.records import (
@@ -47,9 +48,10 @@ class MemoryLedger:
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.RLock()
         self._journal = Journal(clock)
+        self._blobs = Blobs()
 
-    def encode(self, store: Store) -> str:
-        return codec.dumps(store.as_dict())
+    def encode(self, store: Store) -> Mapping[str, str]:
+        return codec.dump_values(store.as_dict())
 
     def start(self, run: NewRun) -> Started:
         with self._lock:
@@ -72,6 +74,7 @@ class MemoryLedger:
                 attempt=int(held),
                 created_at=self._journal.timestamp(),
             )
+            self._blobs.keep(run.run_id, run.input)
             row.started_at = row.created_at if held else None
             row.wake_by(now + (self._timing.lease_s if held else self._timing.grace_s))
             self._journal.run(row, "flow_start", step=None, node=run.node)
@@ -92,7 +95,7 @@ class MemoryLedger:
             where = (run_id, row.new.flow_name, step, row.node)
             more = (unroutable_s, row.queue, left_s)
             position = Position(*where, row.epoch, owner, row.attempt, row.crashes, *more)
-            return Claim(position, row.state)
+            return Claim(position, self._blobs.read(row.chain))
 
     def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:
         with self._lock:
@@ -116,7 +119,8 @@ class MemoryLedger:
                 return None
             self._journal.step(row, "node_start")
             self._journal.step(row, "node_end", action=record.action, elapsed_ms=record.elapsed_s * 1000)
-            row.states.append(record.state)
+            row.checkpoints.append(record.checkpoint)
+            self._blobs.keep(position.run_id, record.checkpoint)
             row.step += 1
             row.crashes, row.dispatches, row.unroutable_at, row.failure = 0, 1, None, record.failure
             row.node, row.queue = record.next_node or row.node, record.next_queue
@@ -247,10 +251,10 @@ class MemoryLedger:
             row = self._runs.get(run_id)
             return [] if row is None else [event for event in row.events if event["id"] > after]
 
-    def get_state(self, run_id: str) -> str | None:
+    def get_state(self, run_id: str) -> Stored | None:
         with self._lock:
             row = self._runs.get(run_id)
-            return None if row is None else row.state
+            return None if row is None else self._blobs.read(row.chain)
 
     def _is_due(self, row: MemoryRun, home: str | None, crowded: Collection[str | None]) -> bool:
         """Whether it is overdue, or so long overdue that its home must have gone."""
@@ -325,7 +329,7 @@ class MemoryLedger:
         self._ended[run_id] = None
         while len(self._ended) > MAX_ENDED_RUNS:
             oldest, _ = self._ended.popitem(last=False)
-            del self._runs[oldest]
+            self._blobs.forget(self._runs.pop(oldest))
 
     def _held(self, position: Position) -> MemoryRun | None:
         row = self._runs.get(position.run_id)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from pocoflow.engine.history import Checkpoint, Stored
 from pocoflow.engine.owner import worker_of
 from pocoflow.engine.ports import Clock, EventRow, RunRow, Sighting
 from pocoflow.engine.records import Failure, NewRun, Status
@@ -35,12 +37,15 @@ class MemoryRun:
     created_at: str = ""
     started_at: str | None = None
     completed_at: str | None = None
-    states: list[str] = field(default_factory=list)
+    checkpoints: list[Checkpoint] = field(default_factory=list)
     events: list[EventRow] = field(default_factory=list)
 
     @property
-    def state(self) -> str:
-        return self.states[-1] if self.states else self.new.input
+    def chain(self) -> Sequence[Checkpoint]:
+        """The newest checkpoint, after those that it builds on."""
+        if not self.checkpoints:
+            return [self.new.input]
+        return self.checkpoints[-1 - self.checkpoints[-1].depth :]
 
     def is_overdue(self, now: float) -> bool:
         return self.deadline_at is not None and self.deadline_at <= now
@@ -89,6 +94,32 @@ class MemoryRun:
             queue=self.queue,
             mark=self.mark,
         )
+
+
+class Blobs:
+    """Large texts, each of them once, for as long as a run names it."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+        self._runs: dict[str, set[str]] = {}
+
+    def keep(self, run_id: str, checkpoint: Checkpoint) -> None:
+        for digest, text in checkpoint.new_blobs.items():
+            self._runs.setdefault(digest, set()).add(run_id)
+            if text is not None:
+                self._texts[digest] = text
+
+    def read(self, chain: Sequence[Checkpoint]) -> Stored:
+        blobs = {digest: self._texts[digest] for checkpoint in chain for digest in checkpoint.blobs}
+        return Stored([checkpoint.text for checkpoint in chain], blobs)
+
+    def forget(self, row: MemoryRun) -> None:
+        """Forget what only this run has named."""
+        for checkpoint in (row.new.input, *row.checkpoints):
+            for digest in checkpoint.new_blobs:
+                self._runs[digest].discard(row.new.run_id)
+                if not self._runs[digest]:
+                    del self._runs[digest], self._texts[digest]
 
 
 class Journal:

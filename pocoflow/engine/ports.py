@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypedDict
 
+from pocoflow.engine.history import Stored
 from pocoflow.engine.records import (
     ENDED,
     INTERRUPTED,
@@ -90,8 +91,8 @@ class Ledger(Protocol):
     else has taken the step over meanwhile.
     """
 
-    def encode(self, store: Store) -> str:
-        """Return the store as this ledger keeps it; raises StoreSerializationError."""
+    def encode(self, store: Store) -> Mapping[str, str]:
+        """Return the content of the store as JSON texts, by name; raises StoreSerializationError."""
         ...
 
     def start(self, run: NewRun) -> Started:
@@ -215,7 +216,7 @@ class Ledger(Protocol):
         """Return the run's events with an id above `after`, oldest first."""
         ...
 
-    def get_state(self, run_id: str) -> str | None:
+    def get_state(self, run_id: str) -> Stored | None:
         """Return the newest store of the run, encoded; None for an unknown run."""
         ...
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pocoflow.engine.history import Checkpoint, Stored
 from pocoflow.errors import InvalidTransitionError
 
 
@@ -72,7 +73,7 @@ class NewRun:
     """What a run starts with.
 
     Attributes:
-        input: The store, as `Ledger.encode` gave it.
+        input: The whole store.
         input_hash: Tells a repeated start from a conflicting one.
         home: The one process that may run it, for a flow that no worker can import; None is any worker.
         owner: Set when the starter executes step 0 itself: the run begins as running, not as queued.
@@ -84,7 +85,7 @@ class NewRun:
     flow_hash: str
     node: str
     queue: str | None
-    input: str
+    input: Checkpoint
     input_hash: str
     home: str | None = None
     owner: str | None = None
@@ -146,7 +147,7 @@ class Claim:
     """A claimed step with the store it starts from, still encoded."""
 
     position: Position
-    state: str
+    state: Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,13 +187,13 @@ class StepRecord:
         next_queue: Queue for the next node; None is the default one.
         failure: Set when the run must end as failed although this step went well.
         hold: Whether the committer goes on with the next step itself.
-        state: The store after the step, as `Ledger.encode` gave it.
+        checkpoint: The store after the step.
     """
 
     action: str
     next_node: str | None
     next_queue: str | None
-    state: str
+    checkpoint: Checkpoint
     elapsed_s: float
     failure: Failure | None = None
     hold: bool = False

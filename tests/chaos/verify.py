@@ -11,7 +11,7 @@ from sqlalchemy import Row, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from pocoflow import codec
+from pocoflow import WorkflowDB
 from pocoflow.broker import TIMEOUT_S
 from pocoflow.db.fsck import check
 from tests.chaos.arena import Arena
@@ -23,9 +23,7 @@ _OPEN = """
     where run_id like :runs and status not in ('completed', 'failed', 'cancelled')
 """
 _ENDS = """
-    select r.run_id, r.status, r.error_msg, c.store_json from pf_runs r
-    left join pf_checkpoints c on c.run_id = r.run_id and c.step = r.total_steps - 1
-    where r.run_id like :runs
+    select run_id, status, error_msg, total_steps from pf_runs where run_id like :runs
 """
 _COMMITTED = "select run_id, step, node_name, epoch from pf_checkpoints where run_id like :runs"
 _SETBACKS = """
@@ -84,7 +82,8 @@ def verify_nobody_waited(arena: Arena, work: Workload, *, within_s: float, since
 def assert_right_answers(arena: Arena, work: Workload) -> None:
     """Every run has completed, with the sum and the way to it that its flow must give."""
     expected = {"status": "completed", "error": None, "sum": work.sum, "trail": work.trail}
-    found = {row.run_id: _answer(row) for row in _rows(arena, _ENDS, work)}
+    history = WorkflowDB(arena.own_url)
+    found = {row.run_id: _answer(history, row) for row in _rows(arena, _ENDS, work)}
     wrong = {run_id: found.get(run_id) for run_id in work.run_ids if found.get(run_id) != expected}
     assert not wrong, wrong
 
@@ -138,8 +137,8 @@ def _rows(arena: Arena, query: str, work: Workload) -> list[Row[Any]]:
         return list(connection.execute(text(query), {"runs": f"chaos-{work.name}-%"}))
 
 
-def _answer(row: Row[Any]) -> dict[str, Any]:
-    store = codec.loads(row.store_json) if row.store_json else {}
+def _answer(history: WorkflowDB, row: Row[Any]) -> dict[str, Any]:
+    store = history.load_checkpoint(row.run_id, row.total_steps - 1) if row.total_steps else {}
     return {
         "status": row.status,
         "error": row.error_msg,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from threading import Barrier
 from typing import Any, TypeVar
 
+from pocoflow.engine.history import Checkpoint, Stored
 from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Ledger
 from pocoflow.engine.records import Failure, NewRun, Position, StepRecord
@@ -40,16 +41,17 @@ def new_run(run_id: str = RUN, **changes: Any) -> NewRun:
         "flow_hash": "hash",
         "node": "A",
         "queue": None,
-        "input": INPUT,
+        "input": Checkpoint(INPUT),
         "input_hash": "input",
     }
     return NewRun(run_id=run_id, **{**usual, **changes})
 
 
-def record(next_node: str | None = "B", *, state: str = '{"n":1}', **changes: Any) -> StepRecord:
+def record(next_node: str | None = "B", *, state: str | Checkpoint = '{"n":1}', **changes: Any) -> StepRecord:
     """What a step leaves that took a quarter of a second."""
     usual = {"action": "default", "next_queue": None, "elapsed_s": 0.25}
-    return StepRecord(next_node=next_node, state=state, **{**usual, **changes})
+    checkpoint = Checkpoint(state) if isinstance(state, str) else state
+    return StepRecord(next_node=next_node, checkpoint=checkpoint, **{**usual, **changes})
 
 
 LAST = record(None)
@@ -104,6 +106,11 @@ def lost(step: int, node: str, *, attempt: int = 1) -> Entry:
 
 def failed(event: str, step: int, node: str, *, attempt: int = 1, error: str = BOOM.message) -> Entry:
     return Entry(event, step, node, attempt, error=error, worker=WORKER)
+
+
+def whole(text: str) -> Stored:
+    """What a checkpoint of this text comes back as."""
+    return Stored([text])
 
 
 def facts(ledger: Ledger, *names: str, run_id: str = RUN) -> tuple[Any, ...]:

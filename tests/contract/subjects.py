@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select, text, update
 
 from pocoflow.db.connect import database_url, engine_for
 from pocoflow.db.ledger import SqlLedger
 from pocoflow.db.postgres import PostgresLedger
-from pocoflow.db.schema import Now, checkpoints, events, runs
+from pocoflow.db.schema import Now, metadata, runs
 from pocoflow.db.sqlite import SqliteLedger
 from pocoflow.engine.memory import MemoryLedger
 from pocoflow.engine.ports import Ledger
@@ -129,8 +129,13 @@ class SqlSubject(Subject):
         return Counters(*row)
 
     def wipe(self) -> None:
-        for table in (runs, checkpoints, events):
+        for table in metadata.tables.values():
             self._execute(delete(table))
+
+    def count(self, table: str) -> int:
+        """How many rows it has."""
+        with self.ledger.connection() as connection:
+            return int(connection.execute(text(f"select count(*) from {table}")).scalar_one())
 
     def close(self) -> None:
         engine_for(self.ledger.url).dispose()

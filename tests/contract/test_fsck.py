@@ -27,6 +27,11 @@ BREACHES = [
     ),
     ("I2: a node_end comes", "delete from pf_events where run_id = 'queued' and event = 'node_start'"),
     ("I2: right after a node_start", f"{EVENT} ('queued', 1, 1, 'B', 'node_start', {WHEN})"),
+    ("I2: a checkpoint builds", "update pf_checkpoints set depth = 1 where run_id = 'queued'"),
+    ("I2: a checkpoint builds", "update pf_checkpoints set depth = 2 where run_id = 'done' and step = 1"),
+    ("I2: the blobs", "insert into pf_blob_uses (run_id, digest) values ('done', 'ab12')"),
+    ("I2: a run that names", "update pf_checkpoints set blobs = 'ab12' where run_id = 'done'"),
+    ("I2: a run that names", "update pf_runs set input_blobs = 'ab12' where run_id = 'queued'"),
     ("I2: each entry", "update pf_events set step = 7 where run_id = 'done' and event = 'flow_end'"),
     (
         "I3: a later checkpoint",

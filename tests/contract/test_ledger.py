@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from pocoflow.engine.history import Checkpoint
 from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Ledger
 from pocoflow.engine.records import Failure, Position, Started, Status
@@ -26,6 +27,7 @@ from tests.contract.builders import (
     record,
     started,
     take,
+    whole,
 )
 from tests.contract.subjects import TIMING, PassTime, Subject, near
 
@@ -51,11 +53,13 @@ def test_a_repeated_start_tells_of_the_first_and_changes_nothing(ledger: Ledger,
     started(ledger)
     before = ledger.get_run(RUN)
 
-    answer = ledger.start(new_run(input_hash=input_hash, input="{}", node="B", owner=new_owner(WORKER)))
+    answer = ledger.start(
+        new_run(input_hash=input_hash, input=Checkpoint("{}"), node="B", owner=new_owner(WORKER))
+    )
 
     assert answer == Started(False, Status.RUNNING, "input")
     assert ledger.get_run(RUN) == before
-    assert ledger.get_state(RUN) == INPUT
+    assert ledger.get_state(RUN) == whole(INPUT)
     assert history(ledger) == [begun()]
 
 
@@ -104,7 +108,7 @@ def test_a_claim_hands_over_the_step_and_its_input(ledger: Ledger) -> None:
 
     assert claim is not None
     assert claim.position == Position(RUN, "flow", 0, "A", 1, owner)
-    assert claim.state == INPUT
+    assert claim.state == whole(INPUT)
     assert facts(ledger, "status", "owner", "attempt") == ("running", owner, 1)
 
 
@@ -120,7 +124,7 @@ def test_a_later_step_starts_from_the_last_checkpoint(ledger: Ledger) -> None:
     claim = ledger.claim(RUN, 1, owner=new_owner(WORKER))
 
     assert claim is not None
-    assert (claim.position.step, claim.position.node, claim.state) == (1, "B", '{"n":7}')
+    assert (claim.position.step, claim.position.node, claim.state) == (1, "B", whole('{"n":7}'))
     assert (claim.position.epoch, claim.position.attempt) == (2, 1)
 
 
@@ -176,7 +180,7 @@ def test_a_step_with_a_successor_queues_it(subject: Subject) -> None:
     assert status is Status.QUEUED
     assert facts(ledger, "status", "total_steps", "current_node", "queue") == ("queued", 1, "B", "gpu")
     assert facts(ledger, "owner", "attempt", "completed_at") == (None, 0, None)
-    assert ledger.get_state(RUN) == '{"n":1}'
+    assert ledger.get_state(RUN) == whole('{"n":1}')
     assert subject.counters(RUN).wake_in_s == near(TIMING.grace_s)
     assert history(ledger) == [begun(), *done(0, "A")]
 

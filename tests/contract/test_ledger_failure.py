@@ -24,6 +24,7 @@ from tests.contract.builders import (
     history,
     started,
     take,
+    whole,
 )
 from tests.contract.subjects import TIMING, PassTime, Subject, near
 
@@ -48,7 +49,7 @@ def test_a_failed_try_leaves_its_error_and_no_checkpoint(ledger: Ledger) -> None
         "ValueError",
         "boom",
     )
-    assert ledger.get_state(RUN) == INPUT
+    assert ledger.get_state(RUN) == whole(INPUT)
     assert history(ledger) == [begun(), failed("node_retry", 0, "A")]
 
 

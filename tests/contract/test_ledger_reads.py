@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pocoflow.engine.ports import EventRow, Ledger, RunRow, Sighting, Standing
-from tests.contract.builders import BOOM, HELD, INPUT, LAST, RUN, facts, new_run, record, started, take
+from tests.contract.builders import BOOM, HELD, INPUT, LAST, RUN, facts, new_run, record, started, take, whole
 
 
 def test_of_an_unknown_run_there_is_nothing_to_read(ledger: Ledger) -> None:
@@ -24,7 +24,7 @@ def test_the_state_is_the_input_until_a_step_was_committed(ledger: Ledger) -> No
 
     ledger.commit(position, record(state='{"n":1}'))
 
-    assert (first, ledger.get_state(RUN)) == (INPUT, '{"n":1}')
+    assert (first, ledger.get_state(RUN)) == (whole(INPUT), whole('{"n":1}'))
 
 
 def test_events_can_be_read_on_from_the_last_one_seen(ledger: Ledger) -> None:

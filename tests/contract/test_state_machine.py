@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 from pocoflow.engine.owner import new_owner
 from pocoflow.engine.records import SAME_HOME, Position, Status
 from pocoflow.errors import InvalidTransitionError
-from tests.contract.builders import BOOM, INPUT, WORKER, history, new_run, record
+from tests.contract.builders import BOOM, INPUT, WORKER, history, new_run, record, whole
 from tests.contract.model import LIVE, Model
 from tests.contract.subjects import MemorySubject, Subject
 from tests.support.soundness import assert_sound
@@ -72,7 +72,7 @@ class LedgerMachine(RuleBasedStateMachine):
         where = (run_id, "flow", run.step, f"node {run.step}", run.epoch, owner, run.attempt, run.crashes)
         assert replace(claim.position, unroutable_s=None) == Position(*where)
         assert claim.position.unroutable_s == _near(run.unroutable, lambda since: self.model.now - since)
-        assert claim.state == (INPUT if run.step == 0 else f'{{"step":{run.step - 1}}}')
+        assert claim.state == whole(INPUT if run.step == 0 else f'{{"step":{run.step - 1}}}')
         self.tokens.append(claim.position)
 
     @when(lambda model: model.runs)

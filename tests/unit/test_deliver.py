@@ -13,6 +13,7 @@ from pocoflow import Flow, Node
 from pocoflow.engine import signals
 from pocoflow.engine.clock import SystemClock
 from pocoflow.engine.deliver import deliver
+from pocoflow.engine.history import Checkpoint
 from pocoflow.engine.local import LocalFlags, Unwatched
 from pocoflow.engine.memory import MemoryLedger
 from pocoflow.engine.ports import Ports
@@ -56,7 +57,7 @@ def ctrl_c_interrupts() -> Iterator[None]:
 
 def execute(node: Node, ledger: MemoryLedger, dispatcher: Recorder) -> None:
     flow = Flow(node, flow_name="flow")
-    ledger.start(new_run(RUN, node=node.name, input="{}"))
+    ledger.start(new_run(RUN, node=node.name, input=Checkpoint("{}")))
     deliver(
         Hint(RUN, 0),
         find_flow=lambda position: flow.definition(),
