@@ -14,6 +14,7 @@ _COMMANDS = {
     "chaos": ("pocoflow.cli.chaos", "Kill the worker everywhere in a flow, and see what comes out."),
     "config": ("pocoflow.cli.config", "Show every setting and its value, passwords masked."),
     "db": ("pocoflow.cli.db", "Look after the database: check what it holds."),
+    "prune": ("pocoflow.cli.prune", "Delete runs that ended long ago."),
     "dev": ("pocoflow.cli.dev", "Start a broker and workers on this machine, for development."),
 }
 

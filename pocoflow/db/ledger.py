@@ -19,6 +19,7 @@ from pocoflow import codec
 from pocoflow.db import blob_verbs, sweep_verbs
 from pocoflow.db import step_verbs as verbs
 from pocoflow.db.connect import engine_for, shown, translated, with_retry
+from pocoflow.db.prune import prune_some
 from pocoflow.db.queries import Queries, sightings
 from pocoflow.engine.history import Stored
 from pocoflow.engine.owner import worker_of
@@ -36,7 +37,7 @@ from pocoflow.engine.records import (
     StepRecord,
     refusal,
 )
-from pocoflow.engine.timing import Timing
+from pocoflow.engine.timing import Retention, Timing
 from pocoflow.errors import RunNotFoundError
 from pocoflow.store import Store
 
@@ -195,6 +196,9 @@ class SqlLedger(ABC):
         }
         rows = self._try(lambda: self._sweep(params))[0]
         return [Hint(row.run_id, row.step, row.queue) for row in rows if row.status == Status.QUEUED]
+
+    def prune(self, retention: Retention) -> bool:
+        return prune_some(self.url, retention)[1]
 
     def expire(self, run_id: str, step: int, *, worker: str) -> bool:
         params = {"p_run": run_id, "p_step": step, "p_worker": worker}

@@ -78,6 +78,12 @@ Index(
     sqlite_where=runs.c.wake_at.is_not(None),
 )
 Index("pf_runs_created", runs.c.created_at)
+Index(
+    "pf_runs_completed",
+    runs.c.completed_at,
+    postgresql_where=runs.c.completed_at.is_not(None),
+    sqlite_where=runs.c.completed_at.is_not(None),
+)
 
 checkpoints = Table(
     "pf_checkpoints",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pocoflow.engine.history import Stored
 from pocoflow.engine.ports import EventRow, RunRow, Sighting
 from pocoflow.engine.records import Claim, Failure, Hint, Limit, NewRun, Position, Started, Status, StepRecord
+from pocoflow.engine.timing import Retention
 from pocoflow.errors import RunNotFoundError
 from pocoflow.store import Store
 
@@ -54,6 +55,9 @@ class Untracked:
 
     def sweep(self, *, home: str | None = None, crowded: Collection[str | None] = ()) -> list[Hint]:
         return []
+
+    def prune(self, retention: Retention) -> bool:
+        return False
 
     def expire(self, run_id: str, step: int, *, worker: str) -> bool:
         return False

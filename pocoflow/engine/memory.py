@@ -29,7 +29,7 @@ from pocoflow.engine.records import (
     before,
     refusal,
 )
-from pocoflow.engine.timing import CROWD_PATIENCE_S, OVERDUE_S, Timing
+from pocoflow.engine.timing import CROWD_PATIENCE_S, OVERDUE_S, Retention, Timing
 from pocoflow.engine.wording import INTERRUPTED_TEXT, OVERDUE_TEXT, POISON_TEXT
 from pocoflow.errors import RunNotFoundError
 from pocoflow.store import Store
@@ -220,6 +220,16 @@ class MemoryLedger:
                     hints.append(Hint(row.new.run_id, row.step, row.queue))
             return hints
 
+    def prune(self, retention: Retention) -> bool:
+        with self._lock:
+            limit = self._journal.timestamp(ago_s=retention.older_than_s)
+            for run_id in list(self._ended):
+                row = self._runs[run_id]
+                kept = retention.keep_failed and row.status is Status.FAILED
+                if (row.completed_at or limit) < limit and not kept:
+                    self._forget(run_id)
+            return False
+
     def expire(self, run_id: str, step: int, *, worker: str) -> bool:
         with self._lock:
             row = self._runs.get(run_id)
@@ -327,9 +337,12 @@ class MemoryLedger:
 
     def _forget_oldest(self, run_id: str) -> None:
         self._ended[run_id] = None
-        while len(self._ended) > MAX_ENDED_RUNS:
-            oldest, _ = self._ended.popitem(last=False)
-            self._blobs.forget(self._runs.pop(oldest))
+        if len(self._ended) > MAX_ENDED_RUNS:
+            self._forget(next(iter(self._ended)))
+
+    def _forget(self, run_id: str) -> None:
+        del self._ended[run_id]
+        self._blobs.forget(self._runs.pop(run_id))
 
     def _held(self, position: Position) -> MemoryRun | None:
         row = self._runs.get(position.run_id)

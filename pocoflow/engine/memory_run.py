@@ -129,8 +129,8 @@ class Journal:
         self._clock = clock
         self._last_event = 0
 
-    def timestamp(self) -> str:
-        return datetime.fromtimestamp(self._clock.now(), UTC).isoformat(timespec="milliseconds")
+    def timestamp(self, *, ago_s: float = 0.0) -> str:
+        return datetime.fromtimestamp(self._clock.now() - ago_s, UTC).isoformat(timespec="milliseconds")
 
     def run(self, row: MemoryRun, event: str, **fields: Any) -> None:
         """Note something about the run as a whole, which no worker did."""

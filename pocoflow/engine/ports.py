@@ -20,6 +20,7 @@ from pocoflow.engine.records import (
     Status,
     StepRecord,
 )
+from pocoflow.engine.timing import Retention
 from pocoflow.store import Store
 
 
@@ -178,6 +179,10 @@ class Ledger(Protocol):
             crowded: Queues, None for the default one, in which so much waits that a hint sent there is
                 late and not lost: it is sent again only after `CROWD_PATIENCE_S` more.
         """
+        ...
+
+    def prune(self, retention: Retention) -> bool:
+        """Delete a batch of runs that ended long ago; returns whether there are more."""
         ...
 
     def expire(self, run_id: str, step: int, *, worker: str) -> bool:
