@@ -228,6 +228,7 @@ class Flow:
             home=home,
             owner=owner,
             timeout_s=self.timeout,
+            schema=store.schema.dumps() if state and store.schema else None,
         )
 
 

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from math import inf
 
-from pocoflow import codec
 from pocoflow.engine.ports import Clock, ControlFlags, EventRow, Ledger, RunRow, Standing, is_settled
 from pocoflow.engine.records import OVERDUE, POISON, Status
 from pocoflow.engine.waiting import FIRST_PAUSE_S, LONGEST_PAUSE_S, WaitingRoom
@@ -68,10 +67,10 @@ class RunHandle:
     @property
     def store(self) -> Store:
         """The data as of the last finished step: a copy, later steps do not change it."""
-        state = self._ledger.get_state(self.run_id)
-        if state is None:
+        saved = self._ledger.get_saved(self.run_id)
+        if saved is None:
             raise self._not_found()
-        return Store(codec.loads(state), name=self.run_id)
+        return Store.load(saved, name=self.run_id, lenient=True)
 
     def wait(self, timeout: float | None = None) -> Store:
         """Block until the run has ended and return its final store.

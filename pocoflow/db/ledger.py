@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, repeat
+from math import inf
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Row
@@ -37,7 +38,7 @@ from pocoflow.engine.records import (
 )
 from pocoflow.engine.timing import Timing
 from pocoflow.errors import RunNotFoundError
-from pocoflow.store import Store
+from pocoflow.store import Saved, Store
 
 Params = dict[str, Any]
 T = TypeVar("T")
@@ -54,9 +55,12 @@ class SqlLedger(ABC):
     the answer lost. What the second try then does not find is looked up: the row tells, nobody guesses.
     """
 
-    def __init__(self, url: URL, timing: Timing, *, sleep: Callable[[float], None]) -> None:
+    def __init__(
+        self, url: URL, timing: Timing, *, sleep: Callable[[float], None], max_store_mb: float = inf
+    ) -> None:
         self.url = url
         self._timing = timing
+        self._max_store_mb = max_store_mb
         self._sleep = sleep
         self._queries = Queries(self.connection)
 
@@ -66,7 +70,7 @@ class SqlLedger(ABC):
             yield connection
 
     def encode(self, store: Store) -> str:
-        return codec.dumps(store.as_dict())
+        return codec.dumps(store.as_dict(), max_mb=self._max_store_mb)
 
     def start(self, run: NewRun) -> Started:
         params = {
@@ -79,6 +83,7 @@ class SqlLedger(ABC):
             "p_owner": run.owner,
             "p_input": run.input,
             "p_input_hash": run.input_hash,
+            "p_schema": run.schema,
             "p_timeout_s": run.timeout_s,
             "p_wait_s": self._timing.grace_s if run.owner is None else self._timing.lease_s,
         }
@@ -92,8 +97,8 @@ class SqlLedger(ABC):
         row, tried = self._try(lambda: self._claim(params))
         if row is None:
             return self._claimed_before(run_id, owner) if tried else None
-        *position, state = row
-        return Claim(Position(*position), state)
+        *position, state, schema = row
+        return Claim(Position(*position), Saved(state, schema))
 
     def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:
         held = [(position.run_id, position.epoch, position.owner) for position in positions]
@@ -213,13 +218,13 @@ class SqlLedger(ABC):
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         return self._try(lambda: self._queries.get_events(run_id, after=after))[0]
 
-    def get_state(self, run_id: str) -> str | None:
-        return self._try(lambda: self._queries.get_state(run_id))[0]
+    def get_saved(self, run_id: str) -> Saved | None:
+        return self._try(lambda: self._queries.get_saved(run_id))[0]
 
     def _claimed_before(self, run_id: str, owner: str) -> Claim | None:
         """The claim of an owner that only did not hear of it."""
-        row, state = self.get_run(run_id), self.get_state(run_id)
-        if row is None or state is None or row["owner"] != owner:
+        row, saved = self.get_run(run_id), self.get_saved(run_id)
+        if row is None or saved is None or row["owner"] != owner:
             return None
         position = Position(
             run_id,
@@ -232,7 +237,7 @@ class SqlLedger(ABC):
             row["crashes"],
             queue=row["queue"],
         )
-        return Claim(position, state)
+        return Claim(position, saved)
 
     def _known(self, run_id: str) -> RunRow:
         row = self.get_run(run_id)
@@ -254,7 +259,7 @@ class SqlLedger(ABC):
 
     @abstractmethod
     def _claim(self, params: Params) -> Sequence[Any] | None:
-        """Returns the fields of the position, then the store it goes on from."""
+        """Returns the fields of the position, then those of the store it goes on from."""
 
     @abstractmethod
     def _change(self, change: verbs.Change, params: Params) -> Moved | None:

@@ -73,12 +73,13 @@ def _start_sql() -> str:
 
 @cache
 def _claim_sql() -> str:
-    claimed = verbs.CLAIM.returning(runs.c.input, _ASYNC).cte("u")
+    claimed = verbs.CLAIM.returning(runs.c.input, runs.c.schema, _ASYNC).cte("u")
     c = claimed.c
     last = and_(checkpoints.c.run_id == c.run_id, checkpoints.c.step == c.step - words.const(1))
     position = [c[name] for name in verbs.POSITION_NAMES]
     state = func.coalesce(checkpoints.c.store_json, c.input)
-    return compiled(select(*position, state).select_from(claimed.outerjoin(checkpoints, last)), _DIALECT)
+    saved = select(*position, state, c.schema).select_from(claimed.outerjoin(checkpoints, last))
+    return compiled(saved, _DIALECT)
 
 
 @cache

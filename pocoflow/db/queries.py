@@ -26,9 +26,10 @@ from pocoflow.db.schema import checkpoints, events, runs
 from pocoflow.db.words import const
 from pocoflow.engine.ports import EventRow, RunRow, Sighting, Standing
 from pocoflow.engine.records import Position, Status
+from pocoflow.store import Saved
 
 r = runs.c
-_RUN_COLUMNS = tuple(column for column in runs.c if column.name != "input")
+_RUN_COLUMNS = tuple(column for column in runs.c if column.name not in ("input", "schema"))
 _STANDING = tuple(column for column in runs.c if column.name in Standing.__annotations__)
 _SIGHTING = [*(column.name for column in _STANDING), "mark"]
 _BY_RUN: BindParameter[str] = bindparam("run")
@@ -50,16 +51,14 @@ class Queries:
     def get_checkpoints(self, run_id: str) -> list[dict[str, Any]]:
         return self._rows(_CHECKPOINTS, run=run_id)
 
-    def get_checkpoint(self, run_id: str, step: int) -> str | None:
-        text: str | None = self._scalar(_CHECKPOINT, run=run_id, step=step)
-        return text
+    def get_checkpoint(self, run_id: str, step: int) -> Saved | None:
+        return self._saved(_CHECKPOINT, run=run_id, step=step)
 
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         return cast(list[EventRow], self._rows(_EVENTS, run=run_id, after=after))
 
-    def get_state(self, run_id: str) -> str | None:
-        text: str | None = self._scalar(_STATE, run=run_id)
-        return text
+    def get_saved(self, run_id: str) -> Saved | None:
+        return self._saved(_SAVED, run=run_id)
 
     def status_if_committed(self, position: Position) -> Status | None:
         """The run's status if this very claim has written the step's checkpoint, else None."""
@@ -69,6 +68,11 @@ class Queries:
     def _rows(self, statement: Select[Any], **params: Any) -> list[dict[str, Any]]:
         with self._connection() as connection:
             return [_plain(row) for row in connection.execute(statement, params)]
+
+    def _saved(self, statement: Select[Any], **params: Any) -> Saved | None:
+        with self._connection() as connection:
+            row = connection.execute(statement, params).first()
+            return None if row is None or row[0] is None else Saved(*row)
 
     def _scalar(self, statement: Select[Any], **params: Any) -> Any:
         with self._connection() as connection:
@@ -104,14 +108,16 @@ _named = [column.label(column.name) for column in _RUN_COLUMNS]
 _RUN = select(*_named).where(r.run_id == _BY_RUN)
 _RUNS = select(*_named).order_by(r.created_at.desc(), r.run_id).limit(bindparam("limit"))
 _CHECKPOINTS = select(checkpoints).where(checkpoints.c.run_id == _BY_RUN).order_by(checkpoints.c.step)
-_CHECKPOINT = select(checkpoints.c.store_json).where(
-    checkpoints.c.run_id == _BY_RUN, checkpoints.c.step == bindparam("step")
+_CHECKPOINT = (
+    select(checkpoints.c.store_json, r.schema)
+    .select_from(checkpoints.outerjoin(runs, r.run_id == checkpoints.c.run_id))
+    .where(checkpoints.c.run_id == _BY_RUN, checkpoints.c.step == bindparam("step"))
 )
 _EVENTS = (
     select(events).where(events.c.run_id == _BY_RUN, events.c.id > bindparam("after")).order_by(events.c.id)
 )
-_STATE = (
-    select(func.coalesce(checkpoints.c.store_json, r.input))
+_SAVED = (
+    select(func.coalesce(checkpoints.c.store_json, r.input), r.schema)
     .select_from(
         runs.outerjoin(checkpoints, (checkpoints.c.run_id == r.run_id) & (checkpoints.c.step == r.step - 1))
     )

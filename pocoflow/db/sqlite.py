@@ -126,7 +126,7 @@ def _claimed_sql() -> str:
     r = runs.c
     last = (checkpoints.c.run_id == r.run_id) & (checkpoints.c.step == r.step - words.const(1))
     state = func.coalesce(checkpoints.c.store_json, r.input)
-    claimed = select(*verbs.POSITION, state).select_from(runs.outerjoin(checkpoints, last))
+    claimed = select(*verbs.POSITION, state, r.schema).select_from(runs.outerjoin(checkpoints, last))
     return compiled(claimed.where(r.run_id == words.P_RUN), _DIALECT)
 
 

@@ -328,6 +328,7 @@ def new_run() -> dict[str, Any]:
         "deadline_at": NOW + timeout_s,
         "input": text_("p_input"),
         "input_hash": text_("p_input_hash"),
+        "schema": text_("p_schema"),
         "created_at": STAMP,
         "started_at": case((held, STAMP)),
     }

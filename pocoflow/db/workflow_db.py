@@ -115,10 +115,10 @@ class WorkflowDB:
             CheckpointNotFoundError: There is none; it is a KeyError.
         """
         with translated(self._url):
-            text = self._queries.get_checkpoint(run_id, step)
-        if text is None:
+            saved = self._queries.get_checkpoint(run_id, step)
+        if saved is None:
             raise CheckpointNotFoundError(f"run {run_id!r} has no checkpoint of step {step}", run_id)
-        return Store(codec.loads(text), name=f"{run_id}@step{step}")
+        return Store.load(saved, name=f"{run_id}@step{step}", lenient=True)
 
     def save_event(self, run_id: str, event: str, **fields: Any) -> None:
         """Append to the event log: step, node_name, action, elapsed_ms, error_msg, attempt, worker, ts.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pocoflow.engine.ports import EventRow, RunRow, Sighting
 from pocoflow.engine.records import Claim, Failure, Hint, Limit, NewRun, Position, Started, Status, StepRecord
 from pocoflow.errors import RunNotFoundError
-from pocoflow.store import Store
+from pocoflow.store import Saved, Store
 
 
 class Untracked:
@@ -66,7 +66,7 @@ class Untracked:
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         return []
 
-    def get_state(self, run_id: str) -> str | None:
+    def get_saved(self, run_id: str) -> Saved | None:
         return None
 
 

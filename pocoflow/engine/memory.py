@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from math import inf
 
 from pocoflow import codec
 from pocoflow.engine.memory_run import Journal, MemoryRun
@@ -31,7 +32,7 @@ from pocoflow.engine.records import (
 from pocoflow.engine.timing import CROWD_PATIENCE_S, OVERDUE_S, Timing
 from pocoflow.engine.wording import INTERRUPTED_TEXT, OVERDUE_TEXT, POISON_TEXT
 from pocoflow.errors import RunNotFoundError
-from pocoflow.store import Store
+from pocoflow.store import Saved, Store
 
 MAX_ENDED_RUNS = 10_000
 _CLAIMABLE = before(Status.RUNNING)
@@ -40,16 +41,17 @@ _CLAIMABLE = before(Status.RUNNING)
 class MemoryLedger:
     """The whole protocol in a dict; it forgets ended runs, oldest first, beyond `MAX_ENDED_RUNS`."""
 
-    def __init__(self, clock: Clock, timing: Timing) -> None:
+    def __init__(self, clock: Clock, timing: Timing, *, max_store_mb: float = inf) -> None:
         self._clock = clock
         self._timing = timing
+        self._max_store_mb = max_store_mb
         self._runs: OrderedDict[str, MemoryRun] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.RLock()
         self._journal = Journal(clock)
 
     def encode(self, store: Store) -> str:
-        return codec.dumps(store.as_dict())
+        return codec.dumps(store.as_dict(), max_mb=self._max_store_mb)
 
     def start(self, run: NewRun) -> Started:
         with self._lock:
@@ -92,7 +94,7 @@ class MemoryLedger:
             where = (run_id, row.new.flow_name, step, row.node)
             more = (unroutable_s, row.queue, left_s)
             position = Position(*where, row.epoch, owner, row.attempt, row.crashes, *more)
-            return Claim(position, row.state)
+            return Claim(position, row.saved)
 
     def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:
         with self._lock:
@@ -247,10 +249,10 @@ class MemoryLedger:
             row = self._runs.get(run_id)
             return [] if row is None else [event for event in row.events if event["id"] > after]
 
-    def get_state(self, run_id: str) -> str | None:
+    def get_saved(self, run_id: str) -> Saved | None:
         with self._lock:
             row = self._runs.get(run_id)
-            return None if row is None else row.state
+            return None if row is None else row.saved
 
     def _is_due(self, row: MemoryRun, home: str | None, crowded: Collection[str | None]) -> bool:
         """Whether it is overdue, or so long overdue that its home must have gone."""

@@ -9,6 +9,7 @@ from typing import Any
 from pocoflow.engine.owner import worker_of
 from pocoflow.engine.ports import Clock, EventRow, RunRow, Sighting
 from pocoflow.engine.records import Failure, NewRun, Status
+from pocoflow.store import Saved
 
 
 @dataclass(slots=True)
@@ -39,8 +40,8 @@ class MemoryRun:
     events: list[EventRow] = field(default_factory=list)
 
     @property
-    def state(self) -> str:
-        return self.states[-1] if self.states else self.new.input
+    def saved(self) -> Saved:
+        return Saved(self.states[-1] if self.states else self.new.input, self.new.schema)
 
     def is_overdue(self, now: float) -> bool:
         return self.deadline_at is not None and self.deadline_at <= now

@@ -19,7 +19,7 @@ from pocoflow.engine.records import (
     Status,
     StepRecord,
 )
-from pocoflow.store import Store
+from pocoflow.store import Saved, Store
 
 
 class Standing(TypedDict):
@@ -215,8 +215,8 @@ class Ledger(Protocol):
         """Return the run's events with an id above `after`, oldest first."""
         ...
 
-    def get_state(self, run_id: str) -> str | None:
-        """Return the newest store of the run, encoded; None for an unknown run."""
+    def get_saved(self, run_id: str) -> Saved | None:
+        """Return the newest store of the run, still encoded; None for an unknown run."""
         ...
 
 

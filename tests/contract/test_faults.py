@@ -24,6 +24,7 @@ from pocoflow.engine.local import LocalFlags
 from pocoflow.engine.ports import Ledger, Ports
 from pocoflow.engine.records import Hint, Outcome
 from pocoflow.errors import BrokerError, DatabaseError
+from pocoflow.store import Saved
 from tests.contract.builders import INPUT, RUN, facts, new_run, record, take
 from tests.contract.subjects import PassTime, Subject, near
 from tests.support.wait import process_state, wait_until
@@ -272,7 +273,7 @@ def test_a_broker_that_fails_on_purpose_is_one_that_fails() -> None:
 def test_what_has_no_point_is_the_ledgers_own(world: World) -> None:
     faulty: Any = Faults("in_exec=kill9", None, CLOCK).ledger(world.ledger)
 
-    assert faulty.get_state(RUN) == INPUT
+    assert faulty.get_saved(RUN) == Saved(INPUT)
     with pytest.raises(AttributeError):
         faulty.no_such_verb()
 

@@ -9,6 +9,7 @@ import pytest
 from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Ledger
 from pocoflow.engine.records import Failure, Hint, Status
+from pocoflow.store import Saved
 from tests.contract.builders import (
     BOOM,
     INPUT,
@@ -48,7 +49,7 @@ def test_a_failed_try_leaves_its_error_and_no_checkpoint(ledger: Ledger) -> None
         "ValueError",
         "boom",
     )
-    assert ledger.get_state(RUN) == INPUT
+    assert ledger.get_saved(RUN) == Saved(INPUT)
     assert history(ledger) == [begun(), failed("node_retry", 0, "A")]
 
 
