@@ -33,14 +33,13 @@ def test_a_check_finds_nothing_wrong_with_runs_in_flight(sql_subject: SqlSubject
         worker.start()
 
     try:
-        while not reports or reports[-1].steps < 300:
+        while len(reports) < 4 or reports[-1].steps < 300:
             reports.append(examine(sql_subject.ledger.url, max_crashes=MAX_CRASHES))
     finally:
         stop.set()
         for worker in workers:
             worker.join()
 
-    assert len(reports) > 3
     assert [report.violations for report in reports if report.violations] == []
 
 
