@@ -299,7 +299,7 @@ def _open_ledger(url: Any, settings: Settings) -> Ledger:
     from pocoflow.db.sqlite import SqliteLedger
 
     kind = SqliteLedger if url.get_backend_name() == "sqlite" else PostgresLedger
-    ledger: Ledger = kind(url, _timing(settings), sleep=CLOCK.sleep)
+    ledger: Ledger = kind(url, _timing(settings), sleep=CLOCK.sleep, max_store_mb=settings.max_store_mb)
     # Runs whose process was killed are told apart now, for a laptop where no worker sweeps.
     ledger.sweep(home=NOBODY)
     return ledger
@@ -313,7 +313,8 @@ def _own_ports(database: str | Path | None, settings: Settings) -> Ports:
 
 
 def _memory_ports(settings: Settings) -> Ports:
-    return _tracked(MemoryLedger(CLOCK, _timing(settings)), settings, Unstoppable())
+    ledger = MemoryLedger(CLOCK, _timing(settings), max_store_mb=settings.max_store_mb)
+    return _tracked(ledger, settings, Unstoppable())
 
 
 def _embedded_worker(settings: Settings) -> Any:

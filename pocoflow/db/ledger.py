@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, repeat
+from math import inf
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Row
@@ -21,7 +22,7 @@ from pocoflow.db import step_verbs as verbs
 from pocoflow.db.connect import engine_for, shown, translated, with_retry
 from pocoflow.db.prune import prune_some
 from pocoflow.db.queries import Queries, sightings
-from pocoflow.engine.history import Stored
+from pocoflow.engine.history import Saved
 from pocoflow.engine.owner import worker_of
 from pocoflow.engine.ports import EventRow, RunRow, Sighting
 from pocoflow.engine.records import (
@@ -56,9 +57,12 @@ class SqlLedger(ABC):
     the answer lost. What the second try then does not find is looked up: the row tells, nobody guesses.
     """
 
-    def __init__(self, url: URL, timing: Timing, *, sleep: Callable[[float], None]) -> None:
+    def __init__(
+        self, url: URL, timing: Timing, *, sleep: Callable[[float], None], max_store_mb: float = inf
+    ) -> None:
         self.url = url
         self._timing = timing
+        self._max_store_mb = max_store_mb
         self._sleep = sleep
         self._queries = Queries(self.connection)
 
@@ -68,7 +72,7 @@ class SqlLedger(ABC):
             yield connection
 
     def encode(self, store: Store) -> Mapping[str, str]:
-        return codec.dump_values(store.as_dict())
+        return codec.dump_values(store.as_dict(), max_mb=self._max_store_mb)
 
     def start(self, run: NewRun) -> Started:
         params = {
@@ -81,6 +85,7 @@ class SqlLedger(ABC):
             "p_owner": run.owner,
             **blob_verbs.params(run.input),
             "p_input_hash": run.input_hash,
+            "p_schema": run.schema,
             "p_timeout_s": run.timeout_s,
             "p_wait_s": self._timing.grace_s if run.owner is None else self._timing.lease_s,
         }
@@ -94,8 +99,8 @@ class SqlLedger(ABC):
         row, tried = self._try(lambda: self._claim(params))
         if row is None:
             return self._claimed_before(run_id, owner) if tried else None
-        *position, state = row
-        return Claim(Position(*position), state)
+        *position, saved = row
+        return Claim(Position(*position), saved)
 
     def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:
         held = [(position.run_id, position.epoch, position.owner) for position in positions]
@@ -218,13 +223,13 @@ class SqlLedger(ABC):
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         return self._try(lambda: self._queries.get_events(run_id, after=after))[0]
 
-    def get_state(self, run_id: str) -> Stored | None:
-        return self._try(lambda: self._queries.get_state(run_id))[0]
+    def get_saved(self, run_id: str) -> Saved | None:
+        return self._try(lambda: self._queries.get_saved(run_id))[0]
 
     def _claimed_before(self, run_id: str, owner: str) -> Claim | None:
         """The claim of an owner that only did not hear of it."""
-        row, state = self.get_run(run_id), self.get_state(run_id)
-        if row is None or state is None or row["owner"] != owner:
+        row, saved = self.get_run(run_id), self.get_saved(run_id)
+        if row is None or saved is None or row["owner"] != owner:
             return None
         position = Position(
             run_id,
@@ -237,7 +242,7 @@ class SqlLedger(ABC):
             row["crashes"],
             queue=row["queue"],
         )
-        return Claim(position, state)
+        return Claim(position, saved)
 
     def _known(self, run_id: str) -> RunRow:
         row = self.get_run(run_id)

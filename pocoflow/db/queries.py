@@ -24,12 +24,12 @@ from sqlalchemy import cast as cast_
 
 from pocoflow.db.schema import blobs, checkpoints, events, runs
 from pocoflow.db.words import const
-from pocoflow.engine.history import Stored
+from pocoflow.engine.history import Saved
 from pocoflow.engine.ports import EventRow, RunRow, Sighting, Standing
 from pocoflow.engine.records import Position, Status
 
 r = runs.c
-_RUN_COLUMNS = tuple(column for column in runs.c if column.name not in ("input", "input_blobs"))
+_RUN_COLUMNS = tuple(column for column in runs.c if column.name not in ("input", "input_blobs", "schema"))
 _STANDING = tuple(column for column in runs.c if column.name in Standing.__annotations__)
 _SIGHTING = [*(column.name for column in _STANDING), "mark"]
 _BY_RUN: BindParameter[str] = bindparam("run")
@@ -51,23 +51,24 @@ class Queries:
     def get_checkpoints(self, run_id: str) -> list[dict[str, Any]]:
         return self._rows(_CHECKPOINTS, run=run_id)
 
-    def get_checkpoint(self, run_id: str, step: int) -> Stored | None:
+    def get_checkpoint(self, run_id: str, step: int) -> Saved | None:
         """Return the store after a step; None if that was not committed."""
         with self._connection() as connection:
             rows = connection.execute(_CHAIN, {"run": run_id, "step": step}).all()
-            return _stored(connection, rows) if rows else None
+            run = connection.execute(_INPUT, {"run": run_id}).one_or_none()
+            return _saved(connection, rows, run and run.schema) if rows else None
 
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         return cast(list[EventRow], self._rows(_EVENTS, run=run_id, after=after))
 
-    def get_state(self, run_id: str) -> Stored | None:
+    def get_saved(self, run_id: str) -> Saved | None:
         """Return the store after the last step, or before the first; None for an unknown run."""
         with self._connection() as connection:
-            row = connection.execute(_INPUT, {"run": run_id}).one_or_none()
-            if row is None:
+            run = connection.execute(_INPUT, {"run": run_id}).one_or_none()
+            if run is None:
                 return None
-            before: Sequence[Any] = connection.execute(_CHAIN, {"run": run_id, "step": row.step - 1}).all()
-            return _stored(connection, before or [(row.input, row.input_blobs)])
+            rows: Sequence[Any] = connection.execute(_CHAIN, {"run": run_id, "step": run.step - 1}).all()
+            return _saved(connection, rows or [(run.input, run.input_blobs)], run.schema)
 
     def status_if_committed(self, position: Position) -> Status | None:
         """The run's status if this very claim has written the step's checkpoint, else None."""
@@ -97,11 +98,11 @@ def sightings(rows: Iterable[Sequence[Any]]) -> dict[str, Sighting | None]:
     return {run_id: cast(Sighting, row) if row["mark"] is not None else None for run_id, row in found}
 
 
-def _stored(connection: Connection, rows: Sequence[Any]) -> Stored:
+def _saved(connection: Connection, rows: Sequence[Any], schema: str | None) -> Saved:
     """What these rows of text and digests say, with the blobs that they name."""
     named = {digest for _, digests in rows for digest in (digests or "").split()}
     bodies = connection.execute(_BODIES, {"digests": list(named)}).all() if named else []
-    return Stored([text for text, _ in rows], {row.digest: row.body for row in bodies})
+    return Saved([text for text, _ in rows], {row.digest: row.body for row in bodies}, schema)
 
 
 def _plain(row: Row[Any]) -> dict[str, Any]:
@@ -133,7 +134,7 @@ _CHAIN = (
     .order_by(_c.step)
 )
 _BODIES = select(blobs.c.digest, blobs.c.body).where(blobs.c.digest.in_(bindparam("digests", expanding=True)))
-_INPUT = select(r.step, r.input, r.input_blobs).where(r.run_id == _BY_RUN)
+_INPUT = select(r.step, r.input, r.input_blobs, r.schema).where(r.run_id == _BY_RUN)
 _EVENTS = (
     select(events).where(events.c.run_id == _BY_RUN, events.c.id > bindparam("after")).order_by(events.c.id)
 )

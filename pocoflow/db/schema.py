@@ -64,6 +64,7 @@ runs = Table(
     Column("input", Text),
     Column("input_blobs", Text),
     Column("input_hash", Text),
+    Column("schema", Text),
     Column("error_type", Text),
     Column("error_msg", Text),
     Column("created_at", _Timestamp, nullable=False),

@@ -335,6 +335,7 @@ def new_run() -> dict[str, Any]:
         "input": text_("p_text"),
         "input_blobs": text_("p_named"),
         "input_hash": text_("p_input_hash"),
+        "schema": text_("p_schema"),
         "created_at": STAMP,
         "started_at": case((held, STAMP)),
     }

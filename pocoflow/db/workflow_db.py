@@ -117,10 +117,10 @@ class WorkflowDB:
             CheckpointNotFoundError: There is none; it is a KeyError.
         """
         with translated(self._url):
-            stored = self._queries.get_checkpoint(run_id, step)
-        if stored is None:
+            saved = self._queries.get_checkpoint(run_id, step)
+        if saved is None:
             raise CheckpointNotFoundError(f"run {run_id!r} has no checkpoint of step {step}", run_id)
-        return Store(Trail.load(stored).data(), name=f"{run_id}@step{step}")
+        return Trail.load(saved).store(f"{run_id}@step{step}", lenient=True)
 
     def save_event(self, run_id: str, event: str, **fields: Any) -> None:
         """Append to the event log: step, node_name, action, elapsed_ms, error_msg, attempt, worker, ts.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from pocoflow.engine.history import Stored
+from pocoflow.engine.history import Saved
 from pocoflow.engine.ports import EventRow, RunRow, Sighting
 from pocoflow.engine.records import Claim, Failure, Hint, Limit, NewRun, Position, Started, Status, StepRecord
 from pocoflow.engine.timing import Retention
@@ -71,7 +71,7 @@ class Untracked:
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         return []
 
-    def get_state(self, run_id: str) -> Stored | None:
+    def get_saved(self, run_id: str) -> Saved | None:
         return None
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from math import inf
 
 from pocoflow import codec
-from pocoflow.engine.history import Stored
+from pocoflow.engine.history import Saved
 from pocoflow.engine.memory_run import Blobs, Journal, MemoryRun
 from pocoflow.engine.owner import worker_of
 from pocoflow.engine.ports import Clock, EventRow, RunRow, Sighting
@@ -41,9 +42,10 @@ _CLAIMABLE = before(Status.RUNNING)
 class MemoryLedger:
     """The whole protocol in a dict; it forgets ended runs, oldest first, beyond `MAX_ENDED_RUNS`."""
 
-    def __init__(self, clock: Clock, timing: Timing) -> None:
+    def __init__(self, clock: Clock, timing: Timing, *, max_store_mb: float = inf) -> None:
         self._clock = clock
         self._timing = timing
+        self._max_store_mb = max_store_mb
         self._runs: OrderedDict[str, MemoryRun] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.RLock()
@@ -51,7 +53,7 @@ class MemoryLedger:
         self._blobs = Blobs()
 
     def encode(self, store: Store) -> Mapping[str, str]:
-        return codec.dump_values(store.as_dict())
+        return codec.dump_values(store.as_dict(), max_mb=self._max_store_mb)
 
     def start(self, run: NewRun) -> Started:
         with self._lock:
@@ -95,7 +97,7 @@ class MemoryLedger:
             where = (run_id, row.new.flow_name, step, row.node)
             more = (unroutable_s, row.queue, left_s)
             position = Position(*where, row.epoch, owner, row.attempt, row.crashes, *more)
-            return Claim(position, self._blobs.read(row.chain))
+            return Claim(position, self._blobs.saved(row))
 
     def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:
         with self._lock:
@@ -261,10 +263,10 @@ class MemoryLedger:
             row = self._runs.get(run_id)
             return [] if row is None else [event for event in row.events if event["id"] > after]
 
-    def get_state(self, run_id: str) -> Stored | None:
+    def get_saved(self, run_id: str) -> Saved | None:
         with self._lock:
             row = self._runs.get(run_id)
-            return None if row is None else self._blobs.read(row.chain)
+            return None if row is None else self._blobs.saved(row)
 
     def _is_due(self, row: MemoryRun, home: str | None, crowded: Collection[str | None]) -> bool:
         """Whether it is overdue, or so long overdue that its home must have gone."""

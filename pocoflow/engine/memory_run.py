@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from pocoflow.engine.history import Checkpoint, Stored
+from pocoflow.engine.history import Checkpoint, Saved
 from pocoflow.engine.owner import worker_of
 from pocoflow.engine.ports import Clock, EventRow, RunRow, Sighting
 from pocoflow.engine.records import Failure, NewRun, Status
@@ -109,9 +109,10 @@ class Blobs:
             if text is not None:
                 self._texts[digest] = text
 
-    def read(self, chain: Sequence[Checkpoint]) -> Stored:
-        blobs = {digest: self._texts[digest] for checkpoint in chain for digest in checkpoint.blobs}
-        return Stored([checkpoint.text for checkpoint in chain], blobs)
+    def saved(self, row: MemoryRun) -> Saved:
+        """Return the newest store of a run."""
+        blobs = {digest: self._texts[digest] for checkpoint in row.chain for digest in checkpoint.blobs}
+        return Saved([checkpoint.text for checkpoint in row.chain], blobs, row.new.schema)
 
     def forget(self, row: MemoryRun) -> None:
         """Forget what only this run has named."""

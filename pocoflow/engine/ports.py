@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypedDict
 
-from pocoflow.engine.history import Stored
+from pocoflow.engine.history import Saved
 from pocoflow.engine.records import (
     ENDED,
     INTERRUPTED,
@@ -221,7 +221,7 @@ class Ledger(Protocol):
         """Return the run's events with an id above `after`, oldest first."""
         ...
 
-    def get_state(self, run_id: str) -> Stored | None:
+    def get_saved(self, run_id: str) -> Saved | None:
         """Return the newest store of the run, encoded; None for an unknown run."""
         ...
 

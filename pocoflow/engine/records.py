@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pocoflow.engine.history import Checkpoint, Stored
+from pocoflow.engine.history import Checkpoint, Saved
 from pocoflow.errors import InvalidTransitionError
 
 
@@ -78,6 +78,7 @@ class NewRun:
         home: The one process that may run it, for a flow that no worker can import; None is any worker.
         owner: Set when the starter executes step 0 itself: the run begins as running, not as queued.
         timeout_s: Seconds from now after which the run fails if it has not ended; None for any time.
+        schema: That of the store, as text; None if it has none.
     """
 
     run_id: str
@@ -90,6 +91,7 @@ class NewRun:
     home: str | None = None
     owner: str | None = None
     timeout_s: float | None = None
+    schema: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,7 @@ class Claim:
     """A claimed step with the store it starts from, still encoded."""
 
     position: Position
-    state: Stored
+    saved: Saved
 
 
 @dataclass(frozen=True, slots=True)

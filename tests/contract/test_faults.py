@@ -272,7 +272,7 @@ def test_a_broker_that_fails_on_purpose_is_one_that_fails() -> None:
 def test_what_has_no_point_is_the_ledgers_own(world: World) -> None:
     faulty: Any = Faults("in_exec=kill9", None, CLOCK).ledger(world.ledger)
 
-    assert faulty.get_state(RUN) == whole(INPUT)
+    assert faulty.get_saved(RUN) == whole(INPUT)
     with pytest.raises(AttributeError):
         faulty.no_such_verb()
 

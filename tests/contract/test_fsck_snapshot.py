@@ -40,7 +40,6 @@ def test_a_check_finds_nothing_wrong_with_runs_in_flight(sql_subject: SqlSubject
         for worker in workers:
             worker.join()
 
-    assert len(reports) > 3
     assert [report.violations for report in reports if report.violations] == []
 
 

@@ -88,7 +88,7 @@ def test_a_blob_goes_with_the_last_run_that_needs_it(sql_subject: SqlSubject) ->
     grow_old(sql_subject, 31, "run_id = 'first'")
 
     first = gone(sql_subject)
-    state = ledger.get_state("second")
+    state = ledger.get_saved("second")
     grow_old(sql_subject, 31)
     second = gone(sql_subject)
 
