@@ -22,6 +22,8 @@ MAX_DEPTH = 100
 _MEGABYTE = 1 << 20
 _ITEM, _FIELD = "[{!r}]", ".{}"
 _AS_IT_IS = frozenset({str, bool, type(None)})
+# What wrong text leads to, and what a registered class may raise while it is taken apart or put together.
+_WRONG = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 
 
 def dumps(data: Mapping[str, Any], *, max_mb: float = math.inf) -> str:
@@ -52,7 +54,7 @@ def loads(text: str) -> dict[str, Any]:
         data = json.loads(text, object_hook=_untag)
     except StoreSerializationError:
         raise
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as exc:
+    except _WRONG as exc:
         raise StoreSerializationError(f"checkpoint cannot be read back: {exc}") from exc
     if not isinstance(data, dict):
         raise StoreSerializationError(f"checkpoint holds a {type(data).__name__} where a dict was expected")
@@ -129,14 +131,14 @@ def _encode_dict(value: Mapping[Any, Any], depth: int, place: str = _ITEM) -> An
 def _encode_pairs(value: Mapping[Any, Any], depth: int) -> list[Any]:
     encoded: list[Any] = []
     for index, (key, item) in enumerate(value.items()):
-        place = f".keys()[{index}]"
+        pair: list[Any] = []
         try:
-            written = _encode(key, depth)
-            place = f"[{key!r}]"
-            encoded.append([written, _encode(item, depth)])
+            pair.append(_encode(key, depth))
+            pair.append(_encode(item, depth))
         except _Refused as refused:
-            refused.place.append(place)
+            refused.place.append(f"[{_as_json(pair[0])}]" if pair else f".keys()[{index}]")
             raise
+        encoded.append(pair)
     return encoded
 
 
@@ -144,8 +146,12 @@ def _encode_object(value: Any, kind: type, depth: int) -> Any:
     registered = known_class(kind)
     if registered is None or registered.form is None:
         raise Unfit(str(why_not(kind)))
+    try:
+        parts = registered.form.take(value)
+    except _WRONG as exc:
+        raise Unfit(f"holds a {registered.name} that cannot be taken apart: {exc!r}") from exc
     encoded = {TAG: "object", "type": registered.name}
-    for name, part in registered.form.take(value).items():
+    for name, part in parts.items():
         encoded[name] = _encode_dict(part, depth, _FIELD) if type(part) is dict else _encode(part, depth)
     return encoded
 
