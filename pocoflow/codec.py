@@ -178,14 +178,14 @@ def _encode_dict(value: Mapping[Any, Any], depth: int, place: str = _ITEM) -> An
 def _encode_pairs(value: Mapping[Any, Any], depth: int) -> list[Any]:
     encoded: list[Any] = []
     for index, (key, item) in enumerate(value.items()):
-        place = f".keys()[{index}]"
+        pair: list[Any] = []
         try:
-            written = _encode(key, depth)
-            place = f"[{key!r}]"
-            encoded.append([written, _encode(item, depth)])
+            pair.append(_encode(key, depth))
+            pair.append(_encode(item, depth))
         except _Refused as refused:
-            refused.place.append(place)
+            refused.place.append(f"[{_JSON.encode(pair[0])}]" if pair else f".keys()[{index}]")
             raise
+        encoded.append(pair)
     return encoded
 
 
@@ -193,8 +193,12 @@ def _encode_object(value: Any, kind: type, depth: int) -> Any:
     registered = known_class(kind)
     if registered is None or registered.form is None:
         raise Unfit(str(why_not(kind)))
+    try:
+        parts = registered.form.take(value)
+    except _WRONG as exc:
+        raise Unfit(f"holds a {registered.name} that cannot be taken apart: {exc!r}") from exc
     encoded = {TAG: "object", "type": registered.name}
-    for name, part in registered.form.take(value).items():
+    for name, part in parts.items():
         encoded[name] = _encode_dict(part, depth, _FIELD) if type(part) is dict else _encode(part, depth)
     return encoded
 

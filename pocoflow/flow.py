@@ -232,7 +232,7 @@ class Flow:
             home=home,
             owner=owner,
             timeout_s=self.timeout,
-            schema=store.schema.dumps() if store.schema else None,
+            schema=ports.ledger.encode_schema(store),
         )
 
 

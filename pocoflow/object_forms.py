@@ -116,9 +116,11 @@ class ModelForm:
 
     def take(self, value: Any) -> Parts:
         state, fields = value.__getstate__(), self._cls.model_fields
-        content = state["__dict__"]
         _refuse_strangers(value, fields)
-        parts = {CONTENT: {name: item for name, item in content.items() if name in fields}}
+        try:
+            parts = {CONTENT: {name: state["__dict__"][name] for name in fields}}
+        except KeyError as exc:
+            raise Unfit(f"{_holds(value)} without one of its fields: {exc}") from exc
         more = {
             "unset": sorted(fields.keys() - state["__pydantic_fields_set__"]),
             "extra": state["__pydantic_extra__"],

@@ -80,7 +80,7 @@ class Schema:
             StoreSchemaError: It has a class of which a checkpoint can carry no object.
         """
         keys = {key: shape.tree() for key, shape in self.shapes.items()}
-        return codec.dumps({"keys": keys, "required": sorted(self.required)})
+        return codec.dumps({"keys": keys, "required": sorted(self.required, key=str)})
 
 
 def _shape_of(key: str, expected: Any) -> Shape:

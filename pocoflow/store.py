@@ -100,7 +100,7 @@ class Store(MutableMapping[str, Any]):
             StoreSchemaError: A key of the schema is missing.
             StoreTypeError: A value is not of its key's type.
         """
-        missing = sorted(self._schema.required.difference(self._data))
+        missing = sorted(self._schema.required.difference(self._data), key=str)
         if missing:
             raise StoreSchemaError(
                 f"store {self.name!r} lacks {missing}, which its schema requires: set them first"

@@ -74,6 +74,9 @@ class SqlLedger(ABC):
     def encode(self, store: Store) -> Mapping[str, str]:
         return codec.dump_values(store.as_dict(), max_mb=self._max_store_mb)
 
+    def encode_schema(self, store: Store) -> str | None:
+        return store.schema.dumps() if store.schema else None
+
     def start(self, run: NewRun) -> Started:
         params = {
             "p_run": run.run_id,

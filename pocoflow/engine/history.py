@@ -122,6 +122,8 @@ class Trail:
         trail._schema = saved.schema
         try:
             trail._read(saved)
+        except StoreSerializationError:
+            raise
         except (ValueError, LookupError) as exc:
             raise StoreSerializationError(f"checkpoint cannot be read back: {exc!r}") from exc
         return trail

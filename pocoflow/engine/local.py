@@ -21,6 +21,9 @@ class Untracked:
     def encode(self, store: Store) -> Mapping[str, str]:
         return {}
 
+    def encode_schema(self, store: Store) -> str | None:
+        return None
+
     def start(self, run: NewRun) -> Started:
         return Started(True, Status.RUNNING, run.input_hash)
 

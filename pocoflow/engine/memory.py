@@ -55,6 +55,9 @@ class MemoryLedger:
     def encode(self, store: Store) -> Mapping[str, str]:
         return codec.dump_values(store.as_dict(), max_mb=self._max_store_mb)
 
+    def encode_schema(self, store: Store) -> str | None:
+        return store.schema.dumps() if store.schema else None
+
     def start(self, run: NewRun) -> Started:
         with self._lock:
             known = self._runs.get(run.run_id)

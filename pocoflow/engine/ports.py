@@ -96,6 +96,10 @@ class Ledger(Protocol):
         """Return the content of the store as JSON texts, by name; raises StoreSerializationError."""
         ...
 
+    def encode_schema(self, store: Store) -> str | None:
+        """Return the schema of the store as text, None if it has none; raises StoreSchemaError."""
+        ...
+
     def start(self, run: NewRun) -> Started:
         """Write a new run, or tell of the one that has this id already. Safe to repeat."""
         ...

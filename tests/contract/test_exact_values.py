@@ -91,7 +91,7 @@ def test_a_store_is_typed_again_when_it_is_claimed_and_after_each_step(ledger: L
         assert store["n"] == 2
 
 
-@pytest.mark.parametrize("new", [{"schema": UNKNOWN_SCHEMA}, {"input": UNKNOWN_STATE}])
+@pytest.mark.parametrize("new", [{"schema": UNKNOWN_SCHEMA}, {"input": Checkpoint(UNKNOWN_STATE)}])
 def test_a_step_whose_types_this_worker_lacks_is_given_back_and_fails_when_no_worker_has_them(
     ledger: Ledger, pass_time: PassTime, new: dict[str, str]
 ) -> None:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from pocoflow import StoreSerializationError
-from pocoflow.codec import dumps, loads
+from pocoflow.codec import dump_values, dumps, load_values, loads
 from tests.support.kinds import EVERYTHING, STORES, VALUES, exact
 
 # How long an example takes says nothing here, and a busy machine takes long.
@@ -196,12 +196,12 @@ def test_a_store_that_is_too_large_is_refused_with_its_largest_key() -> None:
     data = {"topic": "tides", "pages": ["x" * 600_000] * 2, "more": "y" * 100_000}
 
     with pytest.raises(StoreSerializationError) as caught:
-        dumps(data, max_mb=1)
+        dump_values(data, max_mb=1)
 
     assert str(caught.value).startswith(
         "store takes 1.2 MB, POCOFLOW_MAX_STORE_MB allows 1: store['pages'], a list, has 1.1 MB of it: keep"
     )
-    assert loads(dumps(data, max_mb=2)) == data
+    assert load_values(dump_values(data, max_mb=2)) == data
 
 
 def test_the_local_time_as_python_gives_it_keeps_the_name_of_its_zone() -> None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from pocoflow import DefinitionError, StoreSerializationError, UnregisteredTypeError, register_type
 from pocoflow.codec import dumps, loads
-from tests.support.kinds import Open, Page, Pair, Point
+from tests.support.kinds import Open, Page, Pair, Point, Size
 
 T = TypeVar("T")
 
@@ -101,6 +101,53 @@ def test_an_object_without_one_of_its_fields_is_refused() -> None:
 
     with pytest.raises(StoreSerializationError, match=r"Point without one of its fields: .*'norm'"):
         dumps({"value": [point]})
+
+
+def test_a_model_without_one_of_its_fields_is_refused() -> None:
+    with pytest.raises(StoreSerializationError, match=r"Page without one of its fields: 'title'"):
+        dumps({"value": Page.model_construct()})
+
+
+@register_type
+class Stubborn(BaseModel):
+    """Does not like to be looked into, and has a word in how it is put together."""
+
+    x: int = 0
+
+    def __getstate__(self) -> dict[Any, Any]:
+        if self.x == 1:
+            raise RuntimeError("not now")
+        return super().__getstate__()
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        if state["__dict__"]["x"] == 2:
+            raise RuntimeError("not like this")
+        super().__setstate__(state)
+
+
+def test_what_a_class_raises_when_it_is_taken_apart_is_a_refusal_with_its_place() -> None:
+    with pytest.raises(StoreSerializationError, match=r"store\['a'\]\[0\] holds a .*Stubborn .*not now"):
+        dumps({"a": [Stubborn(x=1)]})
+
+
+def test_what_a_class_raises_when_it_is_put_together_is_a_refusal() -> None:
+    text = dumps({"a": Stubborn(x=2)})
+
+    with pytest.raises(StoreSerializationError, match="not like this"):
+        loads(text)
+
+
+@pytest.mark.parametrize(("key", "shown"), [(5, "5"), (None, "null"), (Size.BIG, r'\{"\$t":"object".*\}')])
+def test_a_value_under_a_key_that_is_no_text_is_refused_with_the_key(key: Any, shown: str) -> None:
+    with pytest.raises(StoreSerializationError, match=rf"^store\['a'\]\[{shown}\] holds a builtins\.object"):
+        dumps({"a": {key: object()}})
+
+
+def test_a_key_that_cannot_be_carried_is_refused_with_its_number() -> None:
+    with pytest.raises(
+        StoreSerializationError, match=r"^store\['a'\]\.keys\(\)\[1\] holds a builtins\.object"
+    ):
+        dumps({"a": {5: 1, object(): 2}})
 
 
 def test_a_value_inside_an_object_is_refused_with_the_path_to_it() -> None:
