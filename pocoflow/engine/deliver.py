@@ -10,6 +10,7 @@ from pocoflow.engine import signals
 from pocoflow.engine.advance import advance, fail, give_back
 from pocoflow.engine.graph import Definition
 from pocoflow.engine.owner import new_owner
+from pocoflow.engine.placing import place
 from pocoflow.engine.ports import Dispatcher, Ports
 from pocoflow.engine.records import Claim, Continue, Finish, Hint, Outcome, Position, Status
 from pocoflow.engine.timing import CROWD
@@ -97,6 +98,8 @@ def _move(
     try:
         flow = find_flow(position)
         store = Store(codec.loads(claim.state), name=position.flow_name)
+        if position.stands is not None:
+            return place(position, store, flow=flow, ports=ports)
         return _run_streak(position, store, flow=flow, ports=ports)
     except UnknownFlowError as unknown:
         return _give_back_unknown(position, unknown, ports=ports, unroutable_s=unroutable_s)
