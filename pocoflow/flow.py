@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
 
-from pocoflow import wiring
+from pocoflow import codec, wiring
 from pocoflow.engine.graph import MAX_NAME_LENGTH, Definition, Graph
 from pocoflow.engine.hooks import Hook, Hooks
 from pocoflow.engine.inline import run_inline
@@ -233,13 +233,18 @@ class Flow:
 
 def _input_hash(flow_name: str, node: str, state: str) -> str:
     """Tell inputs apart, whatever the order of their keys."""
-    canonical = json.dumps(json.loads(state), sort_keys=True) if state else ""
-    return hashlib.sha256(f"{flow_name}\0{node}\0{canonical}".encode()).hexdigest()
+    return hashlib.sha256(f"{flow_name}\0{node}\0{_canonical(state)}".encode()).hexdigest()
+
+
+def _canonical(state: str) -> str:
+    return json.dumps(json.loads(state), sort_keys=True) if state else ""
 
 
 def _go_on(new: NewRun, known: Started, ports: Ports) -> Hint | None:
     """Decide what a second start with one run_id means; the hint, if there is something to execute."""
-    if known.input_hash != new.input_hash:
+    if known.input_hash is None:
+        _refuse_other_store(new, ports)
+    elif known.input_hash != new.input_hash:
         raise RunConflictError(
             f"there is a run {new.run_id!r} with other input already: choose another run_id", new.run_id
         )
@@ -249,6 +254,18 @@ def _go_on(new: NewRun, known: Started, ports: Ports) -> Hint | None:
         return ports.ledger.resume(new.run_id, home=new.home)
     except InvalidTransitionError:
         return None  # Another process was quicker to let it go on.
+
+
+def _refuse_other_store(new: NewRun, ports: Ports) -> None:
+    """PocoFlow 0.2 kept no input: who goes on with a run of it gives the store that it has come to."""
+    state = ports.ledger.get_state(new.run_id)
+    reached = None if state is None else ports.ledger.encode(Store(codec.loads(state)))
+    if reached is None or _canonical(reached) != _canonical(new.input):
+        raise RunConflictError(
+            f"there is a run {new.run_id!r} already, whose input nobody has kept: choose another run_id, or "
+            "give the store of its last checkpoint to go on from there",
+            new.run_id,
+        )
 
 
 def _resume(executor: wiring.Executor, definition: Definition, run_id: str) -> Status:
