@@ -12,6 +12,7 @@ from pocoflow.db.connect import database_url, upgrade
 from pocoflow.db.fsck import examine
 from pocoflow.errors import InvalidTransitionError
 from tests.contract.test_migrations import make_old
+from tests.support.seed import PROGRAM, run_seed
 from tests.support.seed_flows import three, twins
 from tests.support.wait import wait_until
 from tests.support.workers import Cluster, MakeCluster, events_of
@@ -31,6 +32,8 @@ UNFINISHED = {
     "killed-before-its-end": [],
     "killed-while-failing": ["Second", "Third"],
 }
+# Of a run of three nodes: the row, flow_start, five for each step, flow_end, the row.
+WRITES, FIRST_CHECKPOINT = 19, 6
 LAST_STEPS = {"killed-in-third": 1, "killed-after-checkpoint": 1, "killed-before-its-end": 2}
 
 
@@ -65,6 +68,32 @@ def test_workers_go_on_with_every_run_that_can(cluster: Cluster, seed_file: Path
     assert {handle.status for handle in handles.values()} == {"completed"}
     assert all(row["stands"] is None for row in cluster.database.list_runs() if row["run_id"] in UNFINISHED)
     assert examine(database_url(seed_file), max_crashes=3).violations == []
+
+
+def test_it_is_no_matter_between_which_writes_0_2_was_killed(
+    seed_python: Path, tmp_path: Path, redis_url: str, make_cluster: MakeCluster
+) -> None:
+    file = tmp_path / "killed.db"
+    for write in range(1, WRITES + 2):
+        run_seed(seed_python, str(PROGRAM), str(file), f"killed-{write:02}", "die-at-write")
+    made = make_cluster(
+        BROKER_URL=redis_url, DATABASE_URL=f"sqlite:///{file}", FLOWS="tests.support.seed_flows"
+    )
+    made.start_worker()
+
+    became = {row["run_id"]: row["status"] for row in made.database.list_runs()}
+    handles = [client.handle(run_id) for run_id, status in became.items() if status == "paused"]
+    for handle in handles:
+        handle.resume()
+    results = [handle.wait(WAIT_S)["done"] for handle in handles]
+
+    # Before the first checkpoint there is no store, before the second write no sign that it is a flow's run.
+    first = [f"killed-{write:02}" for write in range(2, FIRST_CHECKPOINT + 1)]
+    assert [became.pop(run_id) for run_id in first] == ["running", *["failed"] * (len(first) - 1)]
+    assert became.pop(f"killed-{WRITES:02}") == became.pop(f"killed-{WRITES + 1:02}") == "completed"
+    assert list(became.values()) == ["paused"] * len(became)
+    assert results == [ALL] * (WRITES - FIRST_CHECKPOINT - 1)
+    assert examine(database_url(file), max_crashes=3).violations == []
 
 
 def test_a_node_that_has_a_queue_by_now_is_executed_there(cluster: Cluster) -> None:

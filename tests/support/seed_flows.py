@@ -76,18 +76,26 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die_at(method: str, call: int, *, after: bool = False) -> None:
+def die_at_write(file: str, run_id: str) -> None:
+    """End this process before its so manieth write; the run id ends in the number."""
+    calls: list[str] = []
+    for method in ("create_run", "update_run", "save_event", "save_checkpoint"):
+        die_at(method, int(run_id.rpartition("-")[2]), calls=calls)
+    three(db_path=file, run_id=run_id)[0].run(Store({}))
+
+
+def die_at(method: str, call: int, *, after: bool = False, calls: list[str] | None = None) -> None:
     """End this process before, or after, it calls a method of the database for the so manieth time."""
     from pocoflow import WorkflowDB
 
-    original, calls = getattr(WorkflowDB, method), []
+    original, calls = getattr(WorkflowDB, method), [] if calls is None else calls
 
     def deadly(*args: Any, **kwargs: Any) -> Any:
         calls.append(method)
         if len(calls) == call and not after:
             die()
         result = original(*args, **kwargs)
-        if len(calls) == call:
+        if len(calls) == call and after:
             die()
         return result
 
@@ -196,4 +204,4 @@ TROUBLES = {
 }
 
 if __name__ == "__main__":
-    TROUBLES[sys.argv[3]](sys.argv[1], sys.argv[2])
+    (TROUBLES | {"die-at-write": die_at_write})[sys.argv[3]](sys.argv[1], sys.argv[2])

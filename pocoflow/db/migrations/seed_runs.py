@@ -39,7 +39,6 @@ _COPY_CHECKPOINTS = """
     left join (select run_id, step, max(id) as id from pf_events where event = 'node_end'
         group by run_id, step) l on l.run_id = c.run_id and l.step = c.step
     left join pf_events e on e.id = l.id
-    order by c.id
 """
 _COUNT_ON = "select setval(pg_get_serial_sequence('{0}', 'id'), (select max(id) from {0}))"
 _RUNS = "select * from pf_runs_0_2 where run_id is not null order by started_at, run_id"
