@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import groupby
 
 import click
@@ -85,7 +86,8 @@ def upgrade(database: str | None) -> None:
     url = _url(database)
     with _progress() as progress:
         bar = progress.add_task("upgrading", total=None)
-        before = upgrade_tables(url, lambda done, total: progress.update(bar, completed=done, total=total))
+        show = partial(progress.update, bar, refresh=True)
+        before = upgrade_tables(url, lambda done, total: show(completed=done, total=total))
     click.echo(f"database  {shown(url)}")
     if before is None:
         click.echo(f"tables made, at revision {NEWEST}")

@@ -57,7 +57,8 @@ def older(connection: Connection, revision: str) -> DatabaseError:
     name = _shown(connection)
     return DatabaseError(
         f"database {name} has the tables of {REVISIONS[revision]} (revision {revision}, needed is {NEWEST}): "
-        f"end the programs and workers that use it, then run: pocoflow db upgrade --database '{name}'"
+        "end the programs and workers that use it, then run: pocoflow db upgrade (with --database, or "
+        "POCOFLOW_DATABASE_URL, for this one)"
     )
 
 

@@ -23,11 +23,11 @@ PROGRAM = Path(__file__).with_name("seed_flows.py")
 
 
 @pytest.fixture(scope="session")
-def seed_python(pytestconfig: pytest.Config) -> Path:
+def seed_python(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of an environment that has PocoFlow 0.2.1."""
     cache = pytestconfig.cache
-    assert cache is not None
-    folder = Path(cache.mkdir("pocoflow-0.2.1")) / "venv"
+    kept = tmp_path_factory.mktemp("kept") if cache is None else Path(cache.mkdir("pocoflow-0.2.1"))
+    folder = kept / f"venv-{sys.version_info.major}.{sys.version_info.minor}"
     if not folder.exists():
         _install(pytestconfig, folder)
     return folder / "bin" / "python"
