@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -124,13 +125,21 @@ def test_a_terminal_sees_how_far_it_is(sqlite_url: str) -> None:
     ours, theirs = pty.openpty()
 
     command = [sys.executable, "-m", "pocoflow", "db", "upgrade", "--database", sqlite_url]
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "TERM": "xterm"}, check=True
-    )
-    os.close(theirs)
-    shown = os.read(ours, 1 << 20).decode()
-    os.close(ours)
+    environ = {**os.environ, "TERM": "xterm"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environ, text=True) as process:
+        os.close(theirs)
+        shown = all_that_is_shown(ours)
+        said = process.communicate()[0]
 
+    assert process.returncode == 0
     assert "upgrading" in shown
     assert "/2000" in shown
-    assert b"upgraded from revision 0001" in done.stdout
+    assert "upgraded from revision 0001" in said
+
+
+def all_that_is_shown(terminal: int) -> str:
+    shown = b""
+    with open(terminal, "rb", buffering=0) as stream, suppress(OSError):  # which is how a terminal ends
+        while part := stream.read(4096):
+            shown += part
+    return shown.decode()
