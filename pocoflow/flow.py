@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from pocoflow import wiring
 from pocoflow.engine.graph import MAX_NAME_LENGTH, Definition, Graph
-from pocoflow.engine.history import Trail
+from pocoflow.engine.history import Saved, Trail
 from pocoflow.engine.hooks import Hook, Hooks
 from pocoflow.engine.inline import run_inline
 from pocoflow.engine.owner import new_owner
@@ -238,14 +238,18 @@ class Flow:
 
 def _input_hash(flow_name: str, node: str, texts: Mapping[str, str]) -> str:
     """Tell inputs apart, whatever the order of their keys."""
-    data = {name: json.loads(text) for name, text in texts.items()}
-    canonical = json.dumps(data, sort_keys=True)
-    return hashlib.sha256(f"{flow_name}\0{node}\0{canonical}".encode()).hexdigest()
+    return hashlib.sha256(f"{flow_name}\0{node}\0{_canonical(texts)}".encode()).hexdigest()
+
+
+def _canonical(texts: Mapping[str, str]) -> str:
+    return json.dumps({name: json.loads(text) for name, text in texts.items()}, sort_keys=True)
 
 
 def _go_on(new: NewRun, known: Started, ports: Ports) -> Hint | None:
     """Decide what a second start with one run_id means; the hint, if there is something to execute."""
-    if known.input_hash != new.input_hash:
+    if known.input_hash is None:
+        _refuse_other_store(new, ports)
+    elif known.input_hash != new.input_hash:
         raise RunConflictError(
             f"there is a run {new.run_id!r} with other input already: choose another run_id", new.run_id
         )
@@ -255,6 +259,18 @@ def _go_on(new: NewRun, known: Started, ports: Ports) -> Hint | None:
         return ports.ledger.resume(new.run_id, home=new.home)
     except InvalidTransitionError:
         return None  # Another process was quicker to let it go on.
+
+
+def _refuse_other_store(new: NewRun, ports: Ports) -> None:
+    """PocoFlow 0.2 kept no input: who goes on with a run of it gives the store that it has come to."""
+    saved = ports.ledger.get_saved(new.run_id)
+    given = Trail.load(Saved([new.input.text], dict(new.input.new_blobs)))
+    if saved is None or _canonical(Trail.load(saved).texts) != _canonical(given.texts):
+        raise RunConflictError(
+            f"there is a run {new.run_id!r} already, whose input nobody has kept: choose another run_id, or "
+            "give the store of its last checkpoint to go on from there",
+            new.run_id,
+        )
 
 
 def _resume(executor: wiring.Executor, definition: Definition, run_id: str) -> Status:

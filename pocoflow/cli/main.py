@@ -13,8 +13,8 @@ from pocoflow.errors import PocoFlowError
 _COMMANDS = {
     "chaos": ("pocoflow.cli.chaos", "Kill the worker everywhere in a flow, and see what comes out."),
     "config": ("pocoflow.cli.config", "Show every setting and its value, passwords masked."),
-    "db": ("pocoflow.cli.db", "Look after the database: check what it holds."),
     "prune": ("pocoflow.cli.prune", "Delete runs that ended long ago."),
+    "db": ("pocoflow.cli.db", "Look after the database: check what it holds, upgrade its tables."),
     "dev": ("pocoflow.cli.dev", "Start a broker and workers on this machine, for development."),
 }
 

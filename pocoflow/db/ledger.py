@@ -28,6 +28,7 @@ from pocoflow.engine.ports import EventRow, RunRow, Sighting
 from pocoflow.engine.records import (
     LIVE,
     SAME_HOME,
+    STOPPED,
     Claim,
     Failure,
     Hint,
@@ -36,6 +37,7 @@ from pocoflow.engine.records import (
     Started,
     Status,
     StepRecord,
+    no_store,
     refusal,
 )
 from pocoflow.engine.timing import Retention, Timing
@@ -162,6 +164,12 @@ class SqlLedger(ABC):
         row, _ = self._try(lambda: self._change(verbs.RELEASE, params))
         return None if row is None else Status(row.status)
 
+    def place(self, position: Position, node: str | None, queue: str | None) -> Status | None:
+        given_back = {"p_delay_s": 0.0, "p_unroutable": False, "p_wait_s": self._timing.grace_s}
+        params = {**_token(position), **given_back, "p_next": node, "p_queue": queue}
+        row, _ = self._try(lambda: self._change(verbs.PLACE, params))
+        return None if row is None else Status(row.status)
+
     def interrupt(self, home: str) -> list[str]:
         rows = self._try(lambda: self._interrupt({"p_home": home}))[0]
         return [row.run_id for row in rows]
@@ -189,6 +197,8 @@ class SqlLedger(ABC):
             return Hint(row.run_id, row.step, row.queue) if row.status == Status.QUEUED else None
         known = self._known(run_id)
         status = Status(known["status"])
+        if status in STOPPED and self.get_saved(run_id) is None:
+            raise no_store(run_id, status)
         if not tried or status not in LIVE or known["want"] is not None:
             raise refusal(run_id, status, "resumed")
         # The first try has gone through, or somebody else resumed it meanwhile, which is as good.
@@ -244,6 +254,7 @@ class SqlLedger(ABC):
             row["attempt"],
             row["crashes"],
             queue=row["queue"],
+            stands=row["stands"],
         )
         return Claim(position, saved)
 

@@ -68,6 +68,8 @@ class Queries:
             if run is None:
                 return None
             rows: Sequence[Any] = connection.execute(_CHAIN, {"run": run_id, "step": run.step - 1}).all()
+            if not rows and run.input is None:  # one of 0.2
+                return None
             return _saved(connection, rows or [(run.input, run.input_blobs)], run.schema)
 
     def status_if_committed(self, position: Position) -> Status | None:

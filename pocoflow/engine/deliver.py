@@ -10,6 +10,7 @@ from pocoflow.engine.advance import advance, fail, give_back
 from pocoflow.engine.graph import Definition
 from pocoflow.engine.history import Trail
 from pocoflow.engine.owner import new_owner
+from pocoflow.engine.placing import place
 from pocoflow.engine.ports import Dispatcher, Ports
 from pocoflow.engine.records import Claim, Continue, Finish, Hint, Outcome, Position, Status
 from pocoflow.engine.timing import CROWD
@@ -98,6 +99,8 @@ def _move(
         flow = find_flow(position)
         trail = Trail.load(claim.saved)
         store = trail.store(position.flow_name)
+        if position.stands is not None:
+            return place(position, store, flow=flow, ports=ports)
         return _run_streak(position, store, trail, flow=flow, ports=ports)
     except (UnknownFlowError, UnregisteredTypeError) as unknown:
         return _give_back_unknown(position, unknown, ports=ports, unroutable_s=unroutable_s)

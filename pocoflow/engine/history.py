@@ -145,9 +145,14 @@ class Trail:
         schema = None if self._schema is None else Schema.loads(self._schema, lenient=lenient)
         return Store(self.data(), schema=schema, name=name)
 
+    @property
+    def texts(self) -> dict[str, str]:
+        """The values as JSON texts, by name."""
+        return {name: value.text for name, value in self._values.items()}
+
     def data(self) -> dict[Any, Any]:
         """Return the content of the store; raises as `store` does."""
-        return codec.load_values({name: value.text for name, value in self._values.items()})
+        return codec.load_values(self.texts)
 
     def next(self, texts: Mapping[str, str], *, whole: bool = False) -> Checkpoint:
         """Return the checkpoint that leads to these values; the trail then stands there.

@@ -44,6 +44,9 @@ class Untracked:
     def release(self, position: Position, *, delay_s: float = 0.0, unroutable: bool = False) -> Status | None:
         return Status.PAUSED
 
+    def place(self, position: Position, node: str | None, queue: str | None) -> Status | None:
+        return None
+
     def interrupt(self, home: str) -> list[str]:
         return []
 

@@ -129,7 +129,7 @@ class MemoryLedger:
             row.step += 1
             row.crashes, row.dispatches, row.unroutable_at, row.failure = 0, 1, None, record.failure
             row.node, row.queue = record.next_node or row.node, record.next_queue
-            status = _unless_wanted(row, record.then)
+            status = row.unless_wanted(record.then)
             wait_s = self._timing.lease_s if record.hold else self._timing.grace_s
             self._settle(row, status, due_at=self._clock.now(), wait_s=wait_s)
             row.attempt = int(status is Status.RUNNING)
@@ -145,7 +145,7 @@ class MemoryLedger:
             self._journal.failure(row, failure, "node_error" if retry_in_s is None else "node_retry")
             row.failure, row.dispatches = failure, 0
             again = Status.RUNNING if hold else Status.QUEUED
-            status = _unless_wanted(row, Status.FAILED if retry_in_s is None else again)
+            status = row.unless_wanted(Status.FAILED if retry_in_s is None else again)
             row.attempt += int(status is Status.RUNNING)
             due_at = self._clock.now() + (retry_in_s or 0.0)
             self._settle(row, status, due_at=due_at, wait_s=self._timing.lease_s if hold else 0.0)
@@ -161,8 +161,18 @@ class MemoryLedger:
             row.attempt -= 1
             if delay_s > 0:
                 row.dispatches = 0  # nobody sends a hint for it but a sweep
-            status, due_at = _unless_wanted(row, Status.QUEUED), self._clock.now() + delay_s
+            status, due_at = row.unless_wanted(Status.QUEUED), self._clock.now() + delay_s
             self._settle(row, status, due_at=due_at, wait_s=0.0 if delay_s > 0 else self._timing.grace_s)
+            return status
+
+    def place(self, position: Position, node: str | None, queue: str | None) -> Status | None:
+        with self._lock:
+            row = self._held(position)
+            if row is None or row.status is not Status.RUNNING:
+                return None
+            row.node, row.queue, row.attempt = node or row.node, queue, row.attempt - 1
+            status = row.unless_wanted(Status.COMPLETED if node is None else Status.QUEUED)
+            self._settle(row, status, due_at=self._clock.now(), wait_s=self._timing.grace_s)
             return status
 
     def interrupt(self, home: str) -> list[str]:
@@ -311,7 +321,7 @@ class MemoryLedger:
     def _interrupt(self, row: MemoryRun) -> None:
         row.epoch += 1
         why = Failure(INTERRUPTED, INTERRUPTED_TEXT.format(run_id=row.new.run_id))
-        self._settle(row, _unless_wanted(row, Status.PAUSED), why=None if row.want else why)
+        self._settle(row, row.unless_wanted(Status.PAUSED), why=None if row.want else why)
 
     def _settle(
         self,
@@ -361,10 +371,3 @@ class MemoryLedger:
         if row is None:
             raise RunNotFoundError(f"no run {run_id!r} in this process", run_id)
         return row
-
-
-def _unless_wanted(row: MemoryRun, then: Status) -> Status:
-    """Where the run goes: what somebody asked for comes first, but a pause does not keep it from ending."""
-    if row.want == "cancel":
-        return Status.CANCELLED
-    return Status.PAUSED if row.want == "pause" and not then.ended else then

@@ -54,6 +54,12 @@ class MemoryRun:
         """Have a sweep look at the run by this moment, or at its deadline, if that is sooner."""
         self.wake_at = moment if self.deadline_at is None else min(moment, self.deadline_at)
 
+    def unless_wanted(self, then: Status) -> Status:
+        """Where it goes: what somebody asked for comes first, but a pause does not keep it from ending."""
+        if self.want == "cancel":
+            return Status.CANCELLED
+        return Status.PAUSED if self.want == "pause" and not then.ended else then
+
     def shown(self) -> RunRow:
         """Return the run as the read side shows it."""
         return RunRow(
@@ -73,6 +79,7 @@ class MemoryRun:
             queue=self.queue,
             owner=self.owner,
             home=self.home,
+            stands=None,
             created_at=self.created_at,
         )
 

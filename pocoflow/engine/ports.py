@@ -57,6 +57,7 @@ class RunRow(Standing):
     want: str | None
     owner: str | None
     home: str | None
+    stands: str | None
     created_at: str
 
 
@@ -129,6 +130,13 @@ class Ledger(Protocol):
         """Give a step back without counting a try; it is due again after `delay_s`."""
         ...
 
+    def place(self, position: Position, node: str | None, queue: str | None) -> Status | None:
+        """Give a step back as one of this node and queue; without a node, the run has completed before it.
+
+        A try is not counted. When the answer is lost, a sweep finds the step.
+        """
+        ...
+
     def interrupt(self, home: str) -> list[str]:
         """Pause all runs that live in this home, which is about to go; returns their ids."""
         ...
@@ -169,7 +177,8 @@ class Ledger(Protocol):
 
         Raises:
             RunNotFoundError: There is no such run.
-            InvalidTransitionError: It is neither paused nor failed, nor to be paused.
+            InvalidTransitionError: It is neither paused nor failed, nor to be paused; or it is a run of
+                PocoFlow 0.2 that has no store to go on from.
         """
         ...
 

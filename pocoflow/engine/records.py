@@ -61,6 +61,15 @@ def refusal(run_id: str, status: Status, asked: str) -> InvalidTransitionError:
     )
 
 
+def no_store(run_id: str, status: Status) -> InvalidTransitionError:
+    """Return the error for a run that has nothing to go on from."""
+    return InvalidTransitionError(
+        f"run {run_id!r} is {status} and cannot be resumed: it has no checkpoint, and PocoFlow 0.2 kept no "
+        "input: start it again with another run_id",
+        run_id,
+    )
+
+
 INTERRUPTED = "RunInterruptedError"
 POISON = "PoisonStepError"
 OVERDUE = "RunTimeoutError"
@@ -119,6 +128,7 @@ class Position:
         unroutable_s: For how long workers have met this step without knowing its flow; None if never.
         queue: Where hints for this step go; None is the default queue.
         left_s: Seconds that the run had left when the step was claimed; None for any time.
+        stands: How a run of PocoFlow 0.2 stands to `node`, until `placing` has found the node of this step.
     """
 
     run_id: str
@@ -132,6 +142,7 @@ class Position:
     unroutable_s: float | None = None
     queue: str | None = None
     left_s: float | None = None
+    stands: str | None = None
 
     @property
     def tries(self) -> int:
