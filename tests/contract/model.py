@@ -116,7 +116,7 @@ class Model:
         run.log.append(("node_error" if retry_in_s is None else "node_retry", run.step))
         run.error, run.dispatches = "ValueError", 0
         if retry_in_s is None:
-            return self._settle(run, self._wanted(run, Status.FAILED))
+            return self._settle(run, self._wanted(run, Status.FAILED), due=self.now)
         then = self._wanted(run, Status.RUNNING if hold else Status.QUEUED)
         run.attempt += int(then is Status.RUNNING)
         return self._settle(run, then, due=self.now + retry_in_s, wait=TIMING.lease_s if hold else 0.0)
