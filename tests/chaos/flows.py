@@ -27,7 +27,7 @@ def _fill_the_disk(connection: Any, *_: Any) -> None:
     """While there is a file of that name beside it, an SQLite database cannot grow: its disk is full."""
     if isinstance(connection, sqlite3.Connection):
         (_, _, path), *_ = connection.execute("pragma database_list")
-        full = Path(path).with_name(DISK_FULL).exists()
+        full = bool(path) and Path(path).with_name(DISK_FULL).exists()
         connection.execute(f"pragma max_page_count={1 if full else MAX_PAGES}")
 
 
