@@ -117,7 +117,7 @@ def test_children_that_are_replaced_all_the_time_leave_nothing_behind(
     arena = enter(database=database, options=("--max-tasks-per-child=5",))
     arena.meet(within_s=WAIT_S)
     files, connections = open_files(arena), []
-    work = arena.workload(tier(10, 400), over_s=tier(0, 30), pause_s=0.0, fails=("two",))
+    work = arena.workload(tier(6, 400), over_s=tier(0, 30), pause_s=0.0, fails=("two",))
 
     for _ in work.moments(4):
         connections.append(database_connections(arena))

@@ -170,6 +170,8 @@ def test_steps_are_given_back_and_no_run_is_lost_while_workers_are_replaced(
 
     for moment in work.moments(stops):
         worker = arena.supervisor.workers[moment // 2 % 2]
+        # While it starts, Celery may overhear the order.
+        worker.wait_until_ready()
         worker.send_signal(signal.SIGQUIT if moment % 2 else signal.SIGTERM)
         worker.wait_until_ended()
     proof = verify(arena, work, within_s=WAIT_S, lost_claims=1)

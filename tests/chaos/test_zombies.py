@@ -83,7 +83,7 @@ def test_a_late_result_counts_when_nobody_has_taken_the_step(
     found(f"committed after a sweep had taken it back; {proof}")
 
 
-@pytest.mark.fault("W9", "calls into C that keep the interpreter for longer than a lease", short=("sqlite",))
+@pytest.mark.fault("W9", "calls into C that keep the interpreter for longer than a lease", short=())
 def test_a_step_that_can_give_no_sign_of_life_may_run_twice_and_is_committed_once(
     arena: Arena, tier: Tier, found: Found
 ) -> None:
