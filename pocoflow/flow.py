@@ -264,7 +264,8 @@ def _go_on(new: NewRun, known: Started, ports: Ports) -> Hint | None:
 def _refuse_other_store(new: NewRun, ports: Ports) -> None:
     """PocoFlow 0.2 kept no input: who goes on with a run of it gives the store that it has come to."""
     saved = ports.ledger.get_saved(new.run_id)
-    given = Trail.load(Saved([new.input.text], dict(new.input.new_blobs)))
+    blobs = {digest: text for digest, text in new.input.new_blobs.items() if text is not None}
+    given = Trail.load(Saved([new.input.text], blobs))
     if saved is None or _canonical(Trail.load(saved).texts) != _canonical(given.texts):
         raise RunConflictError(
             f"there is a run {new.run_id!r} already, whose input nobody has kept: choose another run_id, or "

@@ -248,12 +248,14 @@ class MemoryLedger:
     def expire(self, run_id: str, step: int, *, worker: str) -> bool:
         with self._lock:
             row = self._runs.get(run_id)
-            if row is None or row.status is not Status.RUNNING or row.step < step:
+            if row is None or row.step < step:
                 return False
-            if worker_of(row.owner or "") != worker:
-                return False
-            row.wake_at = self._clock.now() - OVERDUE_S
-            return True
+            held = row.status is Status.RUNNING and worker_of(row.owner or "") == worker
+            hinted = row.status is Status.QUEUED and row.dispatches == 1 and row.due_at <= self._clock.now()
+            if held or hinted:
+                row.wake_at = self._clock.now() - OVERDUE_S
+                row.due_at = min(row.due_at, row.wake_at)  # nothing is to be looked at before it is due
+            return held or hinted
 
     def get_run(self, run_id: str) -> RunRow | None:
         with self._lock:

@@ -199,7 +199,10 @@ class Ledger(Protocol):
         ...
 
     def expire(self, run_id: str, step: int, *, worker: str) -> bool:
-        """End the lease on this step, or a later one, of a process that has died, for the next sweep.
+        """Have the next sweep take up what a process that has died held: this step, or a later one.
+
+        If nobody holds the step, its hint may have died with the process, before or after a commit: then the
+        sweep sends it again, though only once. It may come twice for that, which does no harm.
 
         Safe to repeat.
 
@@ -209,7 +212,7 @@ class Ledger(Protocol):
             worker: Name of the process, as it was given to `deliver`.
 
         Returns:
-            Whether that process held it; if not, nothing is changed.
+            Whether there is something to take up; if not, nothing is changed.
         """
         ...
 

@@ -89,17 +89,17 @@ class Worker:
             log_event(log, "old runs not deleted", level=ERROR, error=str(exc))
 
     def expire(self, hint: Hint, worker: str) -> None:
-        """Take back a step from a process that has died."""
+        """Take back a step from a process that has died, or the hint for it."""
         try:
             ports, _ = self._connect()
-            held = ports.ledger.expire(hint.run_id, hint.step, worker=worker)
+            found = ports.ledger.expire(hint.run_id, hint.step, worker=worker)
         except DatabaseError as exc:
             log_event(log, "death of a process not noted", level=ERROR, worker=worker, error=str(exc))
             return
-        if held:
+        if found:
             log_event(
                 log,
-                "process died in mid-step",
+                "process has died, its step or hint is taken up",
                 level=WARNING,
                 run_id=hint.run_id,
                 step=hint.step,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from uuid import uuid4
 
+from pocoflow import Flow
 from pocoflow.errors import DatabaseError
 from pocoflow.runner import RunHandle
 from tests.chaos.flows import addition
@@ -37,10 +39,13 @@ class Workload:
     Args:
         folder: For the files that the steps write to and wait for.
         count: How many runs.
+        flow: Which flow, of those with these nodes.
+        name: Part of the ids of the runs, where they must be known before.
         over_s: Seconds between the first start and the last; 0 starts them as quickly as it goes.
         rounds: How often each run goes round its loop; it takes `rounds` + 3 steps.
         pause_s: How long each step lasts.
-        hold: A node that waits for `open_gate`.
+        hold: Nodes that wait for `open_gate`.
+        deeds: Node to what it does to its process at its first try; see `flows.DEEDS`.
         fails: Nodes that fail at their first try of each step ("two" is tried again in place, "three" later).
     """
 
@@ -49,25 +54,30 @@ class Workload:
         folder: Path,
         count: int,
         *,
+        flow: Flow = addition,
+        name: str | None = None,
         over_s: float = 0.0,
         rounds: int = 2,
         pause_s: float = 0.02,
-        hold: str = "",
+        hold: str | tuple[str, ...] = (),
+        deeds: Mapping[str, str] = MappingProxyType({}),
         fails: tuple[str, ...] = (),
     ) -> None:
-        self.name = uuid4().hex[:6]
+        self.name = name or uuid4().hex[:6]
         self.run_ids = [f"chaos-{self.name}-{number}" for number in range(count)]
         self.trail = ["one", "two", *["three"] * rounds, "four"]
         self.sum = sum(NUMBERS[node] for node in self.trail)
         self.fails, self.pause_s = fails, pause_s
+        self.held = (hold,) if isinstance(hold, str) else hold
         self.starts_s: list[float] = []
         self.handles: dict[str, RunHandle] = {}
         self._path, self._gate = folder / f"effects-{self.name}.log", folder / f"gate-{self.name}"
-        self._over_s = over_s
+        self._flow, self._over_s = flow, over_s
         self._store = {
             "effects": str(self._path),
             "gate": str(self._gate),
-            "hold": hold,
+            "hold": list(self.held),
+            "deeds": dict(deeds),
             "fails": list(fails),
             "pause_s": pause_s,
             "rounds": rounds,
@@ -83,8 +93,10 @@ class Workload:
         """How many steps all runs take together."""
         return len(self.run_ids) * len(self.trail)
 
-    def open_gate(self) -> None:
-        self._gate.touch()
+    def open_gate(self, *nodes: str) -> None:
+        """Let these nodes go on, or all that wait."""
+        for node in nodes or self.held:
+            self._gate.with_name(f"{self._gate.name}-{node}").touch()
 
     def executions(self) -> list[Execution]:
         """All executions so far, oldest first."""
@@ -130,7 +142,7 @@ class Workload:
         while True:
             began = time.monotonic()
             try:
-                self.handles[run_id] = addition.run_background(dict(self._store), run_id=run_id)
+                self.handles[run_id] = self._flow.run_background(dict(self._store), run_id=run_id)
                 self.starts_s.append(time.monotonic() - began)
                 return
             except DatabaseError:

@@ -179,9 +179,12 @@ class Model:
 
     def expire(self, run_id: str, step: int, worker: str) -> bool:
         run = self.runs[run_id]
-        if run.status is not Status.RUNNING or run.step < step or worker_of(run.owner or "") != worker:
+        held = run.status is Status.RUNNING and worker_of(run.owner or "") == worker
+        hinted = run.status is Status.QUEUED and run.dispatches == 1 and run.due <= self.now
+        if run.step < step or not (held or hinted):
             return False
         run.wake = self.now - OVERDUE_S
+        run.due = min(run.due, run.wake)
         return True
 
     def _is_due(self, run: ModelRun, home: str | None) -> bool:
