@@ -146,9 +146,10 @@ def _give_back_unknown(
 ) -> Outcome | None:
     if position.unroutable_s is not None and position.unroutable_s >= unroutable_s:
         return fail(position, unknown, ports=ports)
+    is_flow = isinstance(unknown, UnknownFlowError)
     log_event(
         log,
-        "flow or type unknown here, step given back",
+        "flow unknown here, step given back" if is_flow else "type unknown here, step given back",
         level=WARNING,
         run_id=position.run_id,
         step=position.step,
