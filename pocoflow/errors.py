@@ -2,7 +2,8 @@
 
     PocoFlowError
     ├─ DefinitionError(ValueError)               the flow as wired is wrong
-    │   └─ UnknownFlowError(LookupError)         no worker, or no module in POCOFLOW_FLOWS, knows it
+    │   ├─ UnknownFlowError(LookupError)         no worker, or no module in POCOFLOW_FLOWS, knows it
+    │   └─ ResourceError(KeyError)               a resource that the flow does not have
     ├─ SettingsError(ValueError)
     ├─ StoreError
     │   ├─ StoreTypeError(TypeError)             a write that the schema forbids
@@ -48,6 +49,10 @@ class DefinitionError(PocoFlowError, ValueError):
 
 class UnknownFlowError(DefinitionError, LookupError):
     """No worker, or no module named in POCOFLOW_FLOWS, knows this flow."""
+
+
+class ResourceError(DefinitionError, KeyError):
+    """A node asks for a resource that its flow does not have, or asks outside a step."""
 
 
 class SettingsError(PocoFlowError, ValueError):

@@ -21,6 +21,7 @@ from pocoflow.engine.inline import run_inline
 from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Ports
 from pocoflow.engine.records import INTERRUPTED, Hint, NewRun, Position, Started, Status
+from pocoflow.engine.resources import Factory, Resources
 from pocoflow.errors import DefinitionError, InvalidTransitionError, RunConflictError
 from pocoflow.logging import get_logger, log_event
 from pocoflow.node import Node
@@ -79,6 +80,7 @@ class Flow:
         self.run_id = None if run_id is None else _checked_id(run_id, "run_id")
         self.flow_name = _checked_id(flow_name or type(start).__name__, "flow_name")
         self._hooks = Hooks()
+        self._resources = Resources()
         Graph(start)
 
     def __repr__(self) -> str:
@@ -98,6 +100,18 @@ class Flow:
         self._hooks.add(event, callback)
         return self
 
+    def resource(self, name: str, factory: Factory) -> Self:
+        """Give the nodes something that no checkpoint can carry, such as a client, as `self.resources[name]`.
+
+        Each process calls `factory` when a step there first asks for it, and again at the next use if it has
+        raised. Returns the flow, so that calls can be written in a row.
+
+        Raises:
+            DefinitionError: The name is none or is taken, or the factory cannot be called.
+        """
+        self._resources.add(name, factory)
+        return self
+
     def definition(self) -> Definition:
         """Return the flow as it is wired now, for the engine; later wiring does not change it.
 
@@ -106,7 +120,13 @@ class Flow:
         """
         folder = None if self.checkpoint_dir is None else str(self.checkpoint_dir)
         return Definition(
-            self.flow_name, Graph(self.start), self._hooks, self.max_steps, folder, self.max_inline_steps
+            self.flow_name,
+            Graph(self.start),
+            self._hooks,
+            self.max_steps,
+            folder,
+            self.max_inline_steps,
+            self._resources,
         )
 
     def run(

@@ -10,7 +10,7 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any, Protocol, Self
 
-from pocoflow.errors import DefinitionError
+from pocoflow.errors import DefinitionError, ResourceError
 
 DEFAULT_ACTION = "default"
 WILDCARD_ACTION = "*"
@@ -29,6 +29,9 @@ class StepContext(Protocol):
 
     @property
     def idempotency_key(self) -> str: ...
+
+    @property
+    def resources(self) -> Mapping[str, Any]: ...
 
 
 # A node object may be in several runs at the same time, in threads of one process, so what belongs to
@@ -148,6 +151,23 @@ class Node:
         """
         step = current_step.get()
         return None if step is None else step.idempotency_key
+
+    @property
+    def resources(self) -> Mapping[str, Any]:
+        """What `Flow.resource` has added, by name; each is made when it is first asked for in a process.
+
+        For threads the same holds as for `cancelled`.
+
+        Raises:
+            ResourceError: No step is being executed. The same for a name that the flow does not have.
+        """
+        step = current_step.get()
+        if step is None:
+            raise ResourceError(
+                f"node {self.name!r} asks for resources outside a step: they belong to the flow, use them in "
+                "prep, exec or post (a thread sees them when started with contextvars.copy_context().run)"
+            )
+        return step.resources
 
     def prep(self, store: Any) -> Any:
         """Read from the store what `exec` needs."""

@@ -6,7 +6,7 @@ a message. So a flow means the same wherever it runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pocoflow.engine.graph import Definition
@@ -145,6 +145,10 @@ class HeldStep:
     @property
     def idempotency_key(self) -> str:
         return self.position.idempotency_key
+
+    @property
+    def resources(self) -> Mapping[str, Any]:
+        return self._flow.resources
 
     def attempt(self, keep: Callable[[str | None], bool], sleep_up_to_s: float) -> Outcome | None:
         """Try the node once. None: the try failed, and another one is due here and now."""

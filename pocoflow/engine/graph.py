@@ -7,11 +7,12 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from pocoflow.engine.hooks import Hooks
+from pocoflow.engine.resources import Resources
 from pocoflow.errors import DefinitionError
 from pocoflow.logging import get_logger, log_event
 from pocoflow.node import WILDCARD_ACTION, Node
@@ -76,6 +77,7 @@ class Definition:
         max_steps: A run that wants more steps than this fails.
         checkpoint_dir: Folder for a JSON snapshot of the store after each step; None for none.
         max_inline_steps: How many steps in a row a worker may execute before it hands the run on.
+        resources: What its nodes share in a process.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Definition:
     max_steps: int
     checkpoint_dir: str | None = None
     max_inline_steps: int = 1
+    resources: Resources = field(default_factory=Resources)
 
 
 def _reachable(start: Node) -> list[Node]:

@@ -81,7 +81,8 @@ class NodeRun:
 def describe(error: BaseException, elapsed_s: float | None = None) -> Failure:
     """Return an error as history keeps it, in characters that every database takes."""
     try:
-        text = str(error)
+        # Notes are part of what a traceback shows, such as the resource that could not be made.
+        text = " ".join([str(error), *(f"({note})" for note in getattr(error, "__notes__", ()))])
     except BaseException:
         text = "(its text cannot be shown)"
     safe = text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")

@@ -1,0 +1,21 @@
+"""Each process of a prefork worker makes its own resources, once."""
+
+from __future__ import annotations
+
+from tests.integration import resource_flows
+from tests.support.workers import MakeCluster
+
+WAIT_S = 60.0
+STEPS = 100
+
+
+def test_each_process_of_a_worker_makes_a_resource_once(
+    make_cluster: MakeCluster, redis_url: str, database_url: str
+) -> None:
+    flows = {"FLOWS": "tests.integration.resource_flows"}
+    make_cluster(BROKER_URL=redis_url, DATABASE_URL=database_url, **flows).start_worker("-c", "2")
+
+    result = resource_flows.use.run_background({"left": STEPS, "uses": []}).wait(WAIT_S)
+
+    assert len({used_by for used_by, _, _ in result["uses"]}) == 2
+    assert all(used_by == made_by and count == 1 for used_by, made_by, count in result["uses"])
