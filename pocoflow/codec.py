@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pocoflow.errors import StoreSerializationError, UnregisteredTypeError
+from pocoflow.masked import Masked
 from pocoflow.object_forms import form_of
 from pocoflow.registered import known_class, known_name, usual_name
 from pocoflow.scalars import CONTENT, SCALARS, TAG, Unfit, decode_scalar
@@ -52,7 +53,7 @@ def dump_values(data: Mapping[Any, Any], *, max_mb: float = math.inf) -> dict[st
     with _refusals():
         try:
             for key, item in data.items():
-                texts[_name(key)] = _JSON.encode(item if type(item) in _AS_IT_IS else _encode(item, 0))
+                texts[name_of(key)] = _JSON.encode(item if type(item) in _AS_IT_IS else _encode(item, 0))
         except _Refused as refused:
             refused.place.append(_ITEM.format(key))
             raise
@@ -64,7 +65,7 @@ def dump_values(data: Mapping[Any, Any], *, max_mb: float = math.inf) -> dict[st
 
 def load_values(texts: Mapping[str, str]) -> dict[Any, Any]:
     """Return the data that `dump_values` wrote; raises as `loads` does."""
-    return {_key(name): _load(text) for name, text in texts.items()}
+    return {key_of(name): _load(text) for name, text in texts.items()}
 
 
 def loads(text: str) -> dict[str, Any]:
@@ -80,13 +81,15 @@ def loads(text: str) -> dict[str, Any]:
     return data
 
 
-def _name(key: Any) -> str:
+def name_of(key: Any) -> str:
+    """Return the name that `dump_values` gives a key."""
     if type(key) is str and not key.startswith(_NO_TEXT):
         return key
     return _NO_TEXT + _JSON.encode(_encode(key, 0))
 
 
-def _key(name: str) -> Any:
+def key_of(name: str) -> Any:
+    """Return the key of this name."""
     return _load(name[len(_NO_TEXT) :]) if name.startswith(_NO_TEXT) else name
 
 
@@ -103,6 +106,8 @@ def why_not(cls: type) -> str | None:
     """Say why no checkpoint can carry an object of exactly this class; None if one can."""
     if cls in _AS_IT_IS or cls in _ENCODERS or cls in SCALARS:
         return None
+    if cls is Masked:
+        return "holds a mask in place of a secret that could not be read: set its value first"
     known = known_class(cls)
     if known is not None and known.form is not None:
         return None

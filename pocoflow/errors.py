@@ -5,6 +5,7 @@
     │   ├─ UnknownFlowError(LookupError)         no worker, or no module in POCOFLOW_FLOWS, knows it
     │   └─ ResourceError(KeyError)               a resource that the flow does not have
     ├─ SettingsError(ValueError)
+    │   └─ SecretKeyError                        no key here encrypts or opens a secret of a store
     ├─ StoreError
     │   ├─ StoreTypeError(TypeError)             a write that the schema forbids
     │   ├─ StoreKeyError(KeyError)               a key that is not there
@@ -57,6 +58,10 @@ class ResourceError(DefinitionError, KeyError):
 
 class SettingsError(PocoFlowError, ValueError):
     """A setting has a wrong value; the message names it."""
+
+
+class SecretKeyError(SettingsError):
+    """POCOFLOW_SECRET_KEY of this process does not encrypt, or does not open, a secret of a store."""
 
 
 class StoreError(PocoFlowError):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 import socket
@@ -23,6 +21,7 @@ from pocoflow.engine.ports import Ports
 from pocoflow.engine.records import INTERRUPTED, Hint, NewRun, Position, Started, Status
 from pocoflow.engine.resources import Factory, Resources
 from pocoflow.errors import DefinitionError, InvalidTransitionError, RunConflictError
+from pocoflow.inputs import canonical, input_hashes, new_trail
 from pocoflow.logging import get_logger, log_event
 from pocoflow.node import Node
 from pocoflow.runner import RunHandle
@@ -150,11 +149,12 @@ class Flow:
             RunConflictError: There is a run of this id already.
             RunCancelledError: Another process cancelled the run.
             RunInterruptedError: Another process paused the run; it can go on by `run_background`.
+            SecretKeyError: The history has no key for the secrets of the store.
             DatabaseError: The history cannot be written.
         """
         store = _as_store(store)
-        definition, trail = self.definition(), Trail()
-        ports = wiring.inline_ports(self.db_path)
+        definition, ports = self.definition(), wiring.inline_ports(self.db_path)
+        trail = new_trail(store, ports.ledger)
         owner = new_owner(f"{socket.gethostname()}:{os.getpid()}")
         home = f"inline:{owner}"
         new = self._new_run(definition, store, trail, ports, run_id, resume_from, home=home, owner=owner)
@@ -192,6 +192,7 @@ class Flow:
         Raises:
             RunConflictError: There is a run of this id with other input.
             StoreSerializationError: The input holds something that a checkpoint cannot carry.
+            SecretKeyError: There is no key for the secrets of the store; or one of them is only a mask.
             DatabaseError: The run cannot be written down.
             DefinitionError: The graph or the run_id cannot work.
         """
@@ -199,7 +200,8 @@ class Flow:
         executor = wiring.executor(self.db_path)
         ports = executor.ports
         given = _as_store(store)
-        new = self._new_run(definition, given, Trail(), ports, run_id, resume_from, home=executor.home)
+        trail = new_trail(given, ports.ledger)
+        new = self._new_run(definition, given, trail, ports, run_id, resume_from, home=executor.home)
         started = ports.ledger.start(new)
         hint: Hint | None = Hint(new.run_id, 0, new.queue)
         if not started.created:
@@ -241,6 +243,7 @@ class Flow:
         graph = definition.graph
         node = graph.start if resume_from is None else graph.id_of(resume_from)
         texts = ports.ledger.encode(store)
+        input_hash, *older_hashes = input_hashes(self.flow_name, node, store, texts, ports.ledger)
         return NewRun(
             run_id=self._run_id(run_id),
             flow_name=self.flow_name,
@@ -248,7 +251,8 @@ class Flow:
             node=node,
             queue=graph.nodes[node].queue,
             input=trail.next(texts, whole=True),
-            input_hash=_input_hash(self.flow_name, node, texts),
+            input_hash=input_hash,
+            older_hashes=older_hashes,
             home=home,
             owner=owner,
             timeout_s=self.timeout,
@@ -256,20 +260,11 @@ class Flow:
         )
 
 
-def _input_hash(flow_name: str, node: str, texts: Mapping[str, str]) -> str:
-    """Tell inputs apart, whatever the order of their keys."""
-    return hashlib.sha256(f"{flow_name}\0{node}\0{_canonical(texts)}".encode()).hexdigest()
-
-
-def _canonical(texts: Mapping[str, str]) -> str:
-    return json.dumps({name: json.loads(text) for name, text in texts.items()}, sort_keys=True)
-
-
 def _go_on(new: NewRun, known: Started, ports: Ports) -> Hint | None:
     """Decide what a second start with one run_id means; the hint, if there is something to execute."""
     if known.input_hash is None:
         _refuse_other_store(new, ports)
-    elif known.input_hash != new.input_hash:
+    elif known.input_hash not in (new.input_hash, *new.older_hashes):
         raise RunConflictError(
             f"there is a run {new.run_id!r} with other input already: choose another run_id", new.run_id
         )
@@ -285,8 +280,8 @@ def _refuse_other_store(new: NewRun, ports: Ports) -> None:
     """PocoFlow 0.2 kept no input: who goes on with a run of it gives the store that it has come to."""
     saved = ports.ledger.get_saved(new.run_id)
     blobs = {digest: text for digest, text in new.input.new_blobs.items() if text is not None}
-    given = Trail.load(Saved([new.input.text], blobs))
-    if saved is None or _canonical(Trail.load(saved).texts) != _canonical(given.texts):
+    given = Trail.load(Saved([new.input.text], blobs, cipher=ports.ledger.cipher))
+    if saved is None or canonical(Trail.load(saved).texts) != canonical(given.texts):
         raise RunConflictError(
             f"there is a run {new.run_id!r} already, whose input nobody has kept: choose another run_id, or "
             "give the store of its last checkpoint to go on from there",

@@ -5,7 +5,8 @@ Saved, a class is only a name, which is looked up among the registered classes a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Self
 
 from pocoflow import codec
@@ -24,13 +25,17 @@ class Schema:
     Attributes:
         shapes: What each key takes; a key that is not here takes anything.
         required: Keys that a complete store has.
+        secret: Keys whose values are encrypted where they are saved, and shown nowhere.
     """
 
-    __slots__ = ("required", "shapes")
+    __slots__ = ("required", "secret", "shapes")
 
-    def __init__(self, shapes: Mapping[str, Shape], required: frozenset[str]) -> None:
+    def __init__(
+        self, shapes: Mapping[str, Shape], required: frozenset[str], secret: frozenset[str] = frozenset()
+    ) -> None:
         self.shapes = shapes
         self.required = required
+        self.secret = secret
 
     @classmethod
     def of(cls, given: Any) -> Self:
@@ -64,14 +69,18 @@ class Schema:
             StoreSerializationError: The text is not what `dumps` writes.
         """
         try:
-            return cls(*_read(codec.loads(text), lenient=lenient))
+            return cls(*_read(codec.loads(text), lenient=lenient), secret_keys(text))
         except UnregisteredTypeError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise StoreSerializationError(f"saved schema cannot be read: {exc!r}") from exc
 
     def __bool__(self) -> bool:
-        return bool(self.shapes)
+        return bool(self.shapes or self.secret)
+
+    def hiding(self, keys: Iterable[str]) -> Schema:
+        """Return the same with these keys as secret too."""
+        return Schema(self.shapes, self.required, self.secret.union(keys))
 
     def dumps(self) -> str:
         """Return the schema as JSON text.
@@ -80,7 +89,14 @@ class Schema:
             StoreSchemaError: It has a class of which a checkpoint can carry no object.
         """
         keys = {key: shape.tree() for key, shape in self.shapes.items()}
-        return codec.dumps({"keys": keys, "required": sorted(self.required, key=str)})
+        tree = {"keys": keys, "required": sorted(self.required, key=str)}
+        return codec.dumps(tree | {"secret": sorted(self.secret)} if self.secret else tree)
+
+
+@lru_cache(maxsize=256)
+def secret_keys(text: str) -> frozenset[str]:
+    """Return the keys that are secret in the schema that `dumps` wrote."""
+    return frozenset(codec.loads(text).get("secret", ()))
 
 
 def _shape_of(key: str, expected: Any) -> Shape:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -32,6 +32,7 @@ AMQP_SCHEMES = ("amqp", "amqps", "pyamqp")
 # stands before the last @ is taken for one.
 _SEPARATOR = re.compile(r";(?=[\w+.\-]+://)")
 _LOGIN = re.compile(r"\A((?:[\w+.\-]+://)?+[^:@]*):.*@", re.DOTALL)
+_FERNET_KEY = re.compile(r"[A-Za-z0-9_-]{43}=")
 _SECRET = re.compile(r"((?:\A|[?&;\s])[^=&]*(?:pass|pwd|secret|token)[^=&]*=)[^&]*", re.IGNORECASE)
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -54,6 +55,7 @@ class Settings(BaseSettings):
         retain_days: Days after which the sweeps of workers delete runs that have ended; None keeps all.
         retain_failed: Whether they leave those that failed.
         max_store_mb: Megabytes that a store may take in a checkpoint.
+        secret_key: Encrypts the secret keys of stores: Fernet keys, the current one first, then older ones.
         embedded_threads: Steps that the worker inside a process executes at the same time.
         faults: For testing only: what is to go wrong on purpose, see `pocoflow.engine.fault_rules`.
         effect_log: For testing only: a file that gets a line before each execution of a node.
@@ -81,6 +83,7 @@ class Settings(BaseSettings):
     retain_days: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     retain_failed: bool = False
     max_store_mb: float = Field(default=64.0, gt=0, allow_inf_nan=False)
+    secret_key: SecretStr | None = None
     embedded_threads: int = Field(default_factory=lambda: min(4, os.cpu_count() or 1), ge=1)
     faults: str | None = None
     effect_log: str | None = None
@@ -142,6 +145,19 @@ class Settings(BaseSettings):
     def _redis(cls, value: str | None) -> str | None:
         return None if value is None else _as_redis(_checked(value, REDIS_SCHEMES))
 
+    @field_validator("secret_key")
+    @classmethod
+    def _fernet_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        keys = [] if value is None else value.get_secret_value().split(",")
+        if not all(_FERNET_KEY.fullmatch(key.strip()) for key in keys):
+            raise ValueError("must be a Fernet key (32 bytes in URL-safe Base64), or several between commas")
+        return value
+
+    @property
+    def secret_keys(self) -> list[str]:
+        """The Fernet keys, the current one first; none if none is set."""
+        return [] if self.secret_key is None else re.split(r"\s*,\s*", self.secret_key.get_secret_value())
+
     @property
     def flags_url(self) -> str | None:
         """Where cancel flags and wake-ups go: `redis_url`, else a broker that is Redis, else nowhere."""
@@ -159,7 +175,7 @@ class Settings(BaseSettings):
         return "database_url" in self.model_fields_set
 
     def shown(self) -> dict[str, str]:
-        """Name to value, with the passwords masked."""
+        """Name to value, with the passwords and keys masked."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return {
             name: mask_url(value) if name.endswith("_url") else _plain(value)
@@ -168,7 +184,8 @@ class Settings(BaseSettings):
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         shown = self.shown()
-        return [(name, shown[name] if name.endswith("_url") else getattr(self, name)) for name in shown]
+        masked = [name for name in shown if name.endswith(("_url", "_key"))]
+        return [(name, shown[name] if name in masked else getattr(self, name)) for name in shown]
 
 
 def mask_url(url: str | None) -> str:
@@ -200,6 +217,8 @@ def _as_redis(url: str) -> str:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return "***"
     return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
@@ -211,6 +230,8 @@ def _describe(error: Any) -> str:
         return f"{field!r} in [tool.pocoflow] of pyproject.toml is not a setting: known are {known}"
     value = error.get("input")
     shown = mask_url(str(value)) if field.endswith("_url") else repr(value)
+    if field.endswith("_key"):
+        shown = "***"
     return f"{name}={shown}: {error['msg'].removeprefix('Value error, ')}"
 
 

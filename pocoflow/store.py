@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
+from logging import Logger
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 from uuid import uuid4
 
@@ -16,6 +19,7 @@ from pocoflow.errors import (
     StoreTypeError,
 )
 from pocoflow.logging import get_logger
+from pocoflow.masked import MASKED, redact
 from pocoflow.schema import Schema
 
 log = get_logger("store")
@@ -23,6 +27,7 @@ log = get_logger("store")
 Observer = Callable[[str, Any, Any], None]
 GivenSchema = Mapping[str, Any] | type | Schema
 _UNTYPED = Schema.of({})
+_MAX_REPLACED = 16
 
 
 class Store(MutableMapping[str, Any]):
@@ -35,9 +40,11 @@ class Store(MutableMapping[str, Any]):
             such a key is checked; the first content is not, so that a key may start as a placeholder:
             `validate` checks it on demand. The classes in it are registered, see `register_type`.
         name: Shown in messages and snapshots.
+        secret: Keys, there or yet to come, whose values are encrypted in a database and shown nowhere.
 
     Raises:
-        StoreSchemaError: The schema names something that no value can be checked against.
+        StoreSchemaError: The schema names something that no value can be checked against; or the secret keys
+            are none.
         DefinitionError: Another class is registered by the name of one in it.
     """
 
@@ -46,10 +53,14 @@ class Store(MutableMapping[str, Any]):
         data: Mapping[str, Any] | None = None,
         schema: GivenSchema | None = None,
         name: str = "store",
+        secret: Collection[str] = (),
     ) -> None:
         self._data: dict[str, Any] = dict(data or {})
         self._schema = _UNTYPED if schema is None else Schema.of(schema)
+        if secret:
+            self._schema = self._schema.hiding(_checked_keys(secret))
         self._observers: list[Observer] = []
+        self._replaced: deque[Any] = deque(maxlen=_MAX_REPLACED)
         self.name = name
 
     def __getitem__(self, key: str) -> Any:
@@ -86,8 +97,18 @@ class Store(MutableMapping[str, Any]):
 
     @property
     def schema(self) -> Schema:
-        """The types of its keys; false when it has none."""
+        """The types of its keys, and which are secret; false when it has none."""
         return self._schema
+
+    @property
+    def secret(self) -> frozenset[str]:
+        """The keys whose values are encrypted in a database and shown nowhere."""
+        return self._schema.secret
+
+    @property
+    def secret_values(self) -> list[Any]:
+        """What must not be shown: the secrets, and some that were replaced and may still be in a message."""
+        return [*self._replaced, *(self._data[key] for key in self._schema.secret if key in self._data)]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the dict inside, not a copy: a write to it skips schema and observers."""
@@ -112,6 +133,7 @@ class Store(MutableMapping[str, Any]):
     def add_observer(self, callback: Observer) -> None:
         """Call `callback(key, old, new)` after each write; `new` is None when the key was deleted.
 
+        It gets a mask, shown as `***`, for the value of a secret key.
         An observer that raises is logged and does not stop the write.
         """
         self._observers.append(callback)
@@ -121,14 +143,17 @@ class Store(MutableMapping[str, Any]):
         self._observers = [observer for observer in self._observers if observer != callback]
 
     def snapshot(self, path: str | Path) -> None:
-        """Write name and content to a JSON file, whole or not at all.
+        """Write name and content to a JSON file, whole or not at all; secret keys only by their names.
 
         Raises:
             StoreSerializationError: A value has no exact JSON form.
         """
         target = Path(path)
-        content = json.loads(codec.dumps(self._data))
-        text = json.dumps({"name": self.name, "data": content}, indent=2)
+        shown = {key: value for key, value in self._data.items() if key not in self.secret}
+        payload = {"name": self.name, "data": json.loads(codec.dumps(shown))}
+        if self.secret:
+            payload["secret"] = sorted(self.secret)
+        text = json.dumps(payload, indent=2)
         target.parent.mkdir(parents=True, exist_ok=True)
         # A name of its own: two runs in one folder may be writing the same file.
         draft = target.with_name(f".{uuid4().hex}.part")
@@ -140,15 +165,19 @@ class Store(MutableMapping[str, Any]):
     def restore(cls, path: str | Path, schema: GivenSchema | None = None) -> Store:
         """Read a file that `snapshot` wrote, with the schema to check later writes by.
 
+        Its secret keys are secret again, and have no values.
+
         Raises:
             StoreSerializationError: The file is no snapshot.
         """
         try:
             payload = json.loads(Path(path).read_text(encoding="utf-8"))
             data, name = codec.loads(json.dumps(payload["data"])), payload.get("name", "store")
+            return cls(data, schema=schema, name=name, secret=payload.get("secret", ()))
+        except StoreSchemaError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             raise StoreSerializationError(f"{path} is not a snapshot of a store: {exc}") from exc
-        return cls(data, schema=schema, name=name)
 
     def _check_write(self, key: str, value: Any) -> None:
         self._check_type(key, value)
@@ -162,13 +191,33 @@ class Store(MutableMapping[str, Any]):
         if wrong is None:
             return
         where = f"store {self.name!r}: key {key!r} takes"
+        if key in self.secret:
+            raise StoreTypeError(f"{where} {shape}, got a {type(value).__name__} (secret) that does not fit")
         if wrong.place:
             where = f"{where} {shape}: store[{key!r}]{wrong.place[:200]} takes"
         raise StoreTypeError(f"{where} {wrong.expected}, got {wrong.got}")
 
     def _notify(self, key: str, old: Any, new: Any) -> None:
+        if key in self.secret:
+            self._replaced.append(old)
+            old, new = (value if value is None else MASKED for value in (old, new))
         for observer in self._observers:
             try:
                 observer(key, old, new)
-            except Exception:
-                log.warning("store observer raised for key %r, the write stands", key, exc_info=True)
+            except Exception as exc:
+                log_raised(log, f"store observer raised for key {key!r}, the write stands", exc, self)
+
+
+def log_raised(log: Logger, what: str, error: BaseException, store: Store) -> None:
+    """Log an error with its traceback, without the secrets of a store."""
+    if store.secret:
+        text = redact("".join(format_exception(error)), store.secret_values)
+        log.warning("%s\n%s", what, text)
+    else:
+        log.warning("%s", what, exc_info=error)
+
+
+def _checked_keys(secret: Collection[str]) -> Collection[str]:
+    if isinstance(secret, str) or not all(isinstance(key, str) for key in secret):
+        raise StoreSchemaError("secret takes the names of keys, as secret={'api_key'}, and no values")
+    return secret

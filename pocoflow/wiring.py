@@ -24,8 +24,10 @@ from pocoflow.engine.memory import MemoryLedger
 from pocoflow.engine.ports import ControlFlags, Dispatcher, Ledger, Ports
 from pocoflow.engine.prune import Pruner
 from pocoflow.engine.records import Hint
+from pocoflow.engine.secrecy import Cipher
 from pocoflow.engine.timing import Retention, Timing
 from pocoflow.engine.waiting import WaitingRoom
+from pocoflow.errors import SettingsError
 
 if TYPE_CHECKING:
     from pocoflow.settings import Settings
@@ -299,10 +301,29 @@ def _open_ledger(url: Any, settings: Settings) -> Ledger:
     from pocoflow.db.sqlite import SqliteLedger
 
     kind = SqliteLedger if url.get_backend_name() == "sqlite" else PostgresLedger
-    ledger: Ledger = kind(url, _timing(settings), sleep=CLOCK.sleep, max_store_mb=settings.max_store_mb)
+    ledger: Ledger = kind(
+        url,
+        _timing(settings),
+        sleep=CLOCK.sleep,
+        max_store_mb=settings.max_store_mb,
+        cipher=_cipher(settings),
+    )
     # Runs whose process was killed are told apart now, for a laptop where no worker sweeps.
     ledger.sweep(home=NOBODY)
     return ledger
+
+
+def _cipher(settings: Settings) -> Cipher | None:
+    if not settings.secret_keys:
+        return None
+    try:
+        from pocoflow.cipher import FernetCipher
+    except ImportError as exc:
+        raise SettingsError(
+            f"POCOFLOW_SECRET_KEY is set and needs what is not installed ({exc}): "
+            "pip install 'pocoflow[secrets]'"
+        ) from exc
+    return FernetCipher(settings.secret_keys)
 
 
 def _own_ports(database: str | Path | None, settings: Settings) -> Ports:

@@ -40,6 +40,7 @@ from pocoflow.engine.records import (
     no_store,
     refusal,
 )
+from pocoflow.engine.secrecy import Cipher
 from pocoflow.engine.timing import Retention, Timing
 from pocoflow.errors import RunNotFoundError
 from pocoflow.store import Store
@@ -60,13 +61,20 @@ class SqlLedger(ABC):
     """
 
     def __init__(
-        self, url: URL, timing: Timing, *, sleep: Callable[[float], None], max_store_mb: float = inf
+        self,
+        url: URL,
+        timing: Timing,
+        *,
+        sleep: Callable[[float], None],
+        max_store_mb: float = inf,
+        cipher: Cipher | None = None,
     ) -> None:
         self.url = url
+        self.cipher = cipher
         self._timing = timing
         self._max_store_mb = max_store_mb
         self._sleep = sleep
-        self._queries = Queries(self.connection)
+        self._queries = Queries(self.connection, cipher)
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:

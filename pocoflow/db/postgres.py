@@ -60,7 +60,7 @@ class PostgresLedger(SqlLedger):
             return None
         *position, schema, text, older, bodies = row
         blobs = {body[:_DIGEST_CHARS]: body[_DIGEST_CHARS:] for body in bodies or ()}
-        return [*position, Saved([*(older or ()), text], blobs, schema)]
+        return [*position, Saved([*(older or ()), text], blobs, schema, self.cipher)]
 
     def _change(self, change: verbs.Change, params: Params) -> Moved | None:
         row = self._fetch(_change_sql(change, keeps=params.get("p_blobs") is not None), params)

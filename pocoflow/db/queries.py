@@ -27,6 +27,7 @@ from pocoflow.db.words import const
 from pocoflow.engine.history import Saved
 from pocoflow.engine.ports import EventRow, RunRow, Sighting, Standing
 from pocoflow.engine.records import Position, Status
+from pocoflow.engine.secrecy import Cipher
 
 r = runs.c
 _RUN_COLUMNS = tuple(column for column in runs.c if column.name not in ("input", "input_blobs", "schema"))
@@ -36,10 +37,17 @@ _BY_RUN: BindParameter[str] = bindparam("run")
 
 
 class Queries:
-    """Short reads, each on a connection that it gives back at once."""
+    """Short reads, each on a connection that it gives back at once.
 
-    def __init__(self, connection: Callable[[], AbstractContextManager[Connection]]) -> None:
+    Args:
+        cipher: What decrypts secrets; without it they stay closed.
+    """
+
+    def __init__(
+        self, connection: Callable[[], AbstractContextManager[Connection]], cipher: Cipher | None = None
+    ) -> None:
         self._connection = connection
+        self._cipher = cipher
 
     def get_run(self, run_id: str) -> RunRow | None:
         rows = self._rows(_RUN, run=run_id)
@@ -56,7 +64,7 @@ class Queries:
         with self._connection() as connection:
             rows = connection.execute(_CHAIN, {"run": run_id, "step": step}).all()
             run = connection.execute(_INPUT, {"run": run_id}).one_or_none()
-            return _saved(connection, rows, run and run.schema) if rows else None
+            return self._saved(connection, rows, run and run.schema) if rows else None
 
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         return cast(list[EventRow], self._rows(_EVENTS, run=run_id, after=after))
@@ -70,12 +78,19 @@ class Queries:
             rows: Sequence[Any] = connection.execute(_CHAIN, {"run": run_id, "step": run.step - 1}).all()
             if not rows and run.input is None:  # one of 0.2
                 return None
-            return _saved(connection, rows or [(run.input, run.input_blobs)], run.schema)
+            return self._saved(connection, rows or [(run.input, run.input_blobs)], run.schema)
 
     def status_if_committed(self, position: Position) -> Status | None:
         """The run's status if this very claim has written the step's checkpoint, else None."""
         status = self._scalar(_COMMITTED, run=position.run_id, step=position.step, epoch=position.epoch)
         return None if status is None else Status(status)
+
+    def _saved(self, connection: Connection, rows: Sequence[Any], schema: str | None) -> Saved:
+        """What these rows of text and digests say, with the blobs that they name."""
+        named = {digest for _, digests in rows for digest in (digests or "").split()}
+        bodies = connection.execute(_BODIES, {"digests": list(named)}).all() if named else []
+        texts, blobs_ = [text for text, _ in rows], {row.digest: row.body for row in bodies}
+        return Saved(texts, blobs_, schema, self._cipher)
 
     def _rows(self, statement: Select[Any], **params: Any) -> list[dict[str, Any]]:
         with self._connection() as connection:
@@ -98,13 +113,6 @@ def sightings(rows: Iterable[Sequence[Any]]) -> dict[str, Sighting | None]:
     """Return what `changes` has found, by run_id; None for a run that is not there."""
     found = ((run_id, dict(zip(_SIGHTING, row, strict=True))) for run_id, *row in rows)
     return {run_id: cast(Sighting, row) if row["mark"] is not None else None for run_id, row in found}
-
-
-def _saved(connection: Connection, rows: Sequence[Any], schema: str | None) -> Saved:
-    """What these rows of text and digests say, with the blobs that they name."""
-    named = {digest for _, digests in rows for digest in (digests or "").split()}
-    bodies = connection.execute(_BODIES, {"digests": list(named)}).all() if named else []
-    return Saved([text for text, _ in rows], {row.digest: row.body for row in bodies}, schema)
 
 
 def _plain(row: Row[Any]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class SqliteLedger(SqlLedger):
             rows = [*older, (text, digests)]
             named = [digest for _, names in rows for digest in (names or "").split()]
             bodies = made.execute(_bodies_sql(), {"p_named": json.dumps(named)}).fetchall() if named else []
-            return [*position, Saved([text for text, _ in rows], dict(bodies), schema)]
+            return [*position, Saved([text for text, _ in rows], dict(bodies), schema, self.cipher)]
 
     def _change(self, change: verbs.Change, params: Params) -> Moved | None:
         update, *history = _change_sql(change)

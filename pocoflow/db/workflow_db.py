@@ -17,7 +17,7 @@ from pocoflow.db.words import STAMP
 from pocoflow.engine.history import Trail
 from pocoflow.engine.ports import EventRow, RunRow
 from pocoflow.engine.records import Status
-from pocoflow.errors import CheckpointNotFoundError, DatabaseError, RunNotFoundError
+from pocoflow.errors import CheckpointNotFoundError, DatabaseError, RunNotFoundError, SecretKeyError
 from pocoflow.store import Store
 
 _UPDATABLE = {"status", "completed_at", "total_steps", "current_node", "error_msg"}
@@ -93,8 +93,13 @@ class WorkflowDB:
 
         Raises:
             StoreSerializationError: The store holds something that cannot be saved exactly.
+            SecretKeyError: It has secrets, which nothing encrypts here.
             DatabaseError: There is a checkpoint of this step already.
         """
+        for key in store.secret:
+            raise SecretKeyError(
+                f"store key {key!r} is secret, and save_checkpoint encrypts nothing: leave it out"
+            )
         row = {
             "run_id": run_id,
             "step": step,
@@ -111,7 +116,7 @@ class WorkflowDB:
             return self._queries.get_checkpoints(run_id)
 
     def load_checkpoint(self, run_id: str, step: int) -> Store:
-        """Return the store as it was after a step.
+        """Return the store as it was after a step, with masks for secrets, whatever key this process has.
 
         Raises:
             CheckpointNotFoundError: There is none; it is a KeyError.

@@ -14,6 +14,7 @@ from pocoflow.engine.history import Checkpoint, Trail
 from pocoflow.engine.ports import Ports, Watch
 from pocoflow.engine.records import (
     Continue,
+    Failure,
     Fenced,
     Finish,
     Hint,
@@ -93,10 +94,10 @@ def where_given_back(position: Position, status: Status | None) -> Outcome:
 
 
 def fail(
-    position: Position, error: BaseException, *, ports: Ports, elapsed_s: float | None = None
+    position: Position, error: BaseException, *, ports: Ports, failure: Failure | None = None
 ) -> Outcome:
-    """End the run as failed at this step, after so many seconds in it; None if it was not begun."""
-    status = ports.ledger.fail(position, describe(error, elapsed_s))
+    """End the run as failed at this step; `failure` describes the error if the step was begun."""
+    status = ports.ledger.fail(position, failure or describe(error))
     if status is None:
         return Fenced(position.run_id, position.step)
     return Finish(position.run_id, status, position.step, error)
@@ -163,7 +164,7 @@ class HeldStep:
         return self._commit(record)
 
     def fire(self, event: str, *args: object) -> None:
-        self._flow.hooks.fire(event, self.position.node, *args, self._store)
+        self._flow.hooks.fire(event, self.position.node, *args, store=self._store)
 
     def _execute(self) -> str:
         limit = self._limit
@@ -224,7 +225,7 @@ class HeldStep:
         return self._retry(failure.error, delay_s, stay=delay_s < sleep_up_to_s)
 
     def _retry(self, error: BaseException, delay_s: float, *, stay: bool) -> Outcome | None:
-        position, failed = self.position, describe(error, self._elapsed_s())
+        position, failed = self.position, self._described(error)
         status = self._ports.ledger.fail(position, failed, retry_in_s=delay_s, hold=stay)
         if status is None:
             return Fenced(position.run_id, position.step)
@@ -243,11 +244,14 @@ class HeldStep:
         self._ports.clock.sleep(max(0.0, min(seconds, left_s)))
 
     def _fail(self, error: BaseException) -> Outcome:
-        outcome = fail(self.position, error, ports=self._ports, elapsed_s=self._elapsed_s())
+        outcome = fail(self.position, error, ports=self._ports, failure=self._described(error))
         if isinstance(outcome, Finish) and outcome.status is Status.FAILED:
             self.fire("node_error", error)
             self._log("step failed, the run ends", error, level=ERROR)
         return outcome
+
+    def _described(self, error: BaseException) -> Failure:
+        return describe(error, self._elapsed_s(), secrets=self._store.secret_values)
 
     def _elapsed_s(self) -> float:
         return self._ports.clock.monotonic() - self._began
@@ -295,7 +299,7 @@ class HeldStep:
         if status is Status.PAUSED:
             return Suspend(position.run_id, status)
         if status is Status.COMPLETED:
-            self._flow.hooks.fire("flow_end", steps, self._store)
+            self._flow.hooks.fire("flow_end", steps, store=self._store)
         log_event(log, "run ended", run_id=position.run_id, status=status.value, steps=steps)
         error = self._too_many_steps() if status is Status.FAILED else None
         return Finish(position.run_id, status, steps, error)
@@ -323,7 +327,7 @@ class HeldStep:
         if error is not None:
             more = {
                 "attempt": position.attempt,
-                "error": f"{type(error).__name__}: {describe(error).message}",
+                "error": f"{type(error).__name__}: {self._described(error).message}",
                 **more,
             }
         log_event(

@@ -14,7 +14,13 @@ from pocoflow.engine.placing import place
 from pocoflow.engine.ports import Dispatcher, Ports
 from pocoflow.engine.records import Claim, Continue, Finish, Hint, Outcome, Position, Status
 from pocoflow.engine.timing import CROWD
-from pocoflow.errors import BrokerError, StoreSerializationError, UnknownFlowError, UnregisteredTypeError
+from pocoflow.errors import (
+    BrokerError,
+    SecretKeyError,
+    StoreSerializationError,
+    UnknownFlowError,
+    UnregisteredTypeError,
+)
 from pocoflow.logging import WARNING, get_logger, log_event
 from pocoflow.store import Store
 
@@ -24,6 +30,12 @@ SHORT_DELAY_S = 1.0
 STREAK_S = 1.0
 UNROUTABLE_RETRY_S = 1.0
 HAND_ON_CHANCE = 0.75
+# What this process lacks, and another may have.
+_LACKING: dict[type[Exception], str] = {
+    UnknownFlowError: "flow unknown here, step given back",
+    UnregisteredTypeError: "type unknown here, step given back",
+    SecretKeyError: "no key here for a secret, step given back",
+}
 
 
 def deliver(
@@ -102,7 +114,7 @@ def _move(
         if position.stands is not None:
             return place(position, store, flow=flow, ports=ports)
         return _run_streak(position, store, trail, flow=flow, ports=ports)
-    except (UnknownFlowError, UnregisteredTypeError) as unknown:
+    except tuple(_LACKING) as unknown:
         return _give_back_unknown(position, unknown, ports=ports, unroutable_s=unroutable_s)
     except (StoreSerializationError, MemoryError) as unfit:
         return fail(position, unfit, ports=ports)
@@ -138,18 +150,13 @@ def _cancel_recorded(position: Position, ports: Ports) -> bool:
 
 
 def _give_back_unknown(
-    position: Position,
-    unknown: UnknownFlowError | UnregisteredTypeError,
-    *,
-    ports: Ports,
-    unroutable_s: float,
+    position: Position, unknown: Exception, *, ports: Ports, unroutable_s: float
 ) -> Outcome | None:
     if position.unroutable_s is not None and position.unroutable_s >= unroutable_s:
         return fail(position, unknown, ports=ports)
-    is_flow = isinstance(unknown, UnknownFlowError)
     log_event(
         log,
-        "flow unknown here, step given back" if is_flow else "type unknown here, step given back",
+        _LACKING[type(unknown)],
         level=WARNING,
         run_id=position.run_id,
         step=position.step,

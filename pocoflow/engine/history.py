@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 from pocoflow import codec
 from pocoflow.engine.lines import BLOB_CHARS, Draft, Line, parse, small
+from pocoflow.engine.secrecy import MARK, Cipher, decrypted, encrypted, needed, wrong_key
 from pocoflow.errors import StoreSerializationError
-from pocoflow.schema import Schema
+from pocoflow.masked import MASKED
+from pocoflow.schema import Schema, secret_keys
 from pocoflow.store import Store
 
 # So many checkpoints at most build on one that tells of the whole store.
@@ -54,11 +56,13 @@ class Saved:
         texts: The checkpoint after those that it builds on.
         blobs: What they name, by digest.
         schema: That of the store, as text; None if it has none.
+        cipher: That of the ledger; None where secrets stay closed.
     """
 
     texts: Sequence[str]
     blobs: Mapping[str, str] = field(default_factory=dict)
     schema: str | None = None
+    cipher: Cipher | None = field(default=None, compare=False, repr=False)
 
 
 class _Part(NamedTuple):
@@ -100,12 +104,19 @@ class _Value:
 
 
 class Trail:
-    """Follows the store of one run from checkpoint to checkpoint."""
+    """Follows the store of one run from checkpoint to checkpoint.
 
-    __slots__ = ("_depth", "_known", "_schema", "_stale_chars", "_values")
+    Args:
+        secret: Keys of values that are written encrypted, and whole.
+        cipher: What encrypts them.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_cipher", "_depth", "_known", "_schema", "_secret", "_stale_chars", "_values")
+
+    def __init__(self, secret: Iterable[str] = (), cipher: Cipher | None = None) -> None:
         self._values: dict[str, _Value] = {}
+        self._secret = set(map(codec.name_of, secret))
+        self._cipher = cipher
         self._known: set[str] = set()
         self._schema: str | None = None
         self._depth = -1
@@ -113,14 +124,16 @@ class Trail:
 
     @classmethod
     def load(cls, saved: Saved) -> Trail:
-        """Return the trail up to a checkpoint.
+        """Return the trail up to a checkpoint; secrets that cannot be decrypted here stay as they are.
 
         Raises:
             StoreSerializationError: The texts are none of a checkpoint, or a blob is missing.
         """
-        trail = cls()
+        trail = cls(cipher=saved.cipher)
         trail._schema = saved.schema
         try:
+            if saved.schema is not None:
+                trail._secret.update(map(codec.name_of, secret_keys(saved.schema)))
             trail._read(saved)
         except StoreSerializationError:
             raise
@@ -136,23 +149,33 @@ class Trail:
         """Return the store as it is here, with its types.
 
         Args:
-            lenient: Do not check keys whose class is not registered here, instead of raising.
+            lenient: Do not check keys whose class is not registered here, and mask secrets that cannot be
+                decrypted, instead of raising.
 
         Raises:
             UnregisteredTypeError: A class in it is not registered here.
+            SecretKeyError: No key here opens a secret in it, or can encrypt one that is yet to come.
             StoreSerializationError: A value cannot be read.
         """
         schema = None if self._schema is None else Schema.loads(self._schema, lenient=lenient)
-        return Store(self.data(), schema=schema, name=name)
+        if not lenient:
+            self._refuse_what_is_closed()
+        return Store(self.data(), schema=schema, name=name, secret=list(map(codec.key_of, self._secret)))
 
     @property
     def texts(self) -> dict[str, str]:
-        """The values as JSON texts, by name."""
+        """The values as JSON texts, by name; a secret that cannot be decrypted here as it is in history."""
         return {name: value.text for name, value in self._values.items()}
 
     def data(self) -> dict[Any, Any]:
-        """Return the content of the store; raises as `store` does."""
-        return codec.load_values(self.texts)
+        """Return the content of the store, with masks for secrets that cannot be decrypted here.
+
+        Raises as `store` does for the other reasons.
+        """
+        if not self._closed:
+            return codec.load_values(self.texts)
+        data = codec.load_values({**self.texts, **dict.fromkeys(self._closed, "null")})
+        return {**data, **{codec.key_of(name): MASKED for name in self._closed}}
 
     def next(self, texts: Mapping[str, str], *, whole: bool = False) -> Checkpoint:
         """Return the checkpoint that leads to these values; the trail then stands there.
@@ -177,6 +200,18 @@ class Trail:
             draft = self._whole(draft.blobs)
         return self._checkpoint(draft)
 
+    @property
+    def _closed(self) -> list[str]:
+        """The secrets that cannot be decrypted here."""
+        found = [name for name in sorted(self._secret) if name in self._values]
+        return [name for name in found if self._values[name].text.startswith(MARK)]
+
+    def _refuse_what_is_closed(self) -> None:
+        for name in sorted(self._secret):
+            needed(codec.key_of(name), self._cipher)
+        for name in self._closed:
+            raise wrong_key(codec.key_of(name))
+
     def _has(self, name: str, text: str) -> bool:
         value = self._values.get(name)
         return value is not None and value.text == text
@@ -190,7 +225,9 @@ class Trail:
 
     def _change(self, name: str, text: str, draft: Draft) -> None:
         value = self._values.setdefault(name, _Value(""))
-        if _grows(value.text, text):
+        if name in self._secret:
+            self._hide(name, text, draft)
+        elif _grows(value.text, text):
             items, follows = f"[{text[len(value.text) :]}", not value.tail
             digest = draft.put(name, "+", items)
             if digest is not None and follows:
@@ -203,8 +240,13 @@ class Trail:
 
     def _small(self, texts: Mapping[str, str]) -> Checkpoint:
         self._values = {name: _Value(text) for name, text in texts.items()}
+        if self._secret:
+            return Checkpoint(self._whole({}).text)
         self._depth = self._stale_chars = 0
         return Checkpoint(small(texts))
+
+    def _hide(self, name: str, text: str, draft: Draft) -> None:
+        draft.hide(name, encrypted(codec.key_of(name), text, self._cipher))
 
     def _whole_chars(self) -> int:
         """About how long a checkpoint of the whole store would be."""
@@ -213,6 +255,9 @@ class Trail:
     def _whole(self, blobs: dict[str, str]) -> Draft:
         draft = Draft(blobs)
         for name, value in self._values.items():
+            if name in self._secret:
+                self._hide(name, value.text, draft)
+                continue
             if len(value.tail) > BLOB_CHARS:
                 _seal(value, draft)
             for number, part in enumerate(value.parts):
@@ -239,7 +284,7 @@ class Trail:
             for line in parse(text):
                 self._follow(line, pieces, saved.blobs)
         for name, value in self._values.items():
-            value.text = _joined(pieces[name])
+            value.text = decrypted(_joined(pieces[name]), self._cipher)
 
     def _follow(self, line: Line, pieces: dict[str, list[str]], blobs: Mapping[str, str]) -> None:
         """Collect the pieces that a value is made of."""
@@ -247,6 +292,9 @@ class Trail:
             self._stale_chars += self._values.pop(line.name).blob_chars
             return
         payload = blobs[line.payload] if line.in_blob else line.payload
+        if line.is_secret:
+            self._secret.add(line.name)
+            payload = f"{MARK}{payload}"
         if line.sign.startswith("="):
             value = self._values.setdefault(line.name, _Value(""))
             self._stale_chars += value.blob_chars

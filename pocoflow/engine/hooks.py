@@ -8,6 +8,7 @@ from typing import Any
 from pocoflow.engine import signals
 from pocoflow.errors import DefinitionError
 from pocoflow.logging import get_logger
+from pocoflow.store import Store, log_raised
 
 log = get_logger("flow")
 
@@ -35,12 +36,12 @@ class Hooks:
             raise DefinitionError(f"hook for {event!r} must be callable, got {callback!r}")
         self._callbacks[event] = (*self._callbacks[event], callback)
 
-    def fire(self, event: str, *args: Any) -> None:
+    def fire(self, event: str, *args: Any, store: Store) -> None:
         for callback in self._callbacks[event]:
             try:
                 with signals.let_in():
-                    callback(*args)
+                    callback(*args, store)
             except BaseException as exc:
                 if signals.is_stop(exc):
                     raise
-                log.warning("hook raised for %s, the run goes on", event, exc_info=True)
+                log_raised(log, f"hook raised for {event}, the run goes on", exc, store)

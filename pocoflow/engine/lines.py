@@ -5,6 +5,7 @@
     draft -                     the key is gone
     page =@ 9f86d0...           the value lies in a blob, a text that is kept once under its SHA-256
     messages +@ 60303a...       the list has grown by the items in a blob
+    api_key =! gAAAAAB...       the key has this value, which is secret, and encrypted
 
 Keys are percent-encoded, so that a key has no space and a line no break.
 """
@@ -23,7 +24,7 @@ _LEGIBLE = "!\"#$&'()*+,-./:;<=>?@[]^_`|~"
 
 
 class Line(NamedTuple):
-    """One change; `payload` is JSON, or the digest of a blob where `sign` ends with "@"."""
+    """One change; `payload` is JSON, or the digest of a blob for a sign with "@", or a token for "=!"."""
 
     name: str
     sign: str
@@ -32,6 +33,10 @@ class Line(NamedTuple):
     @property
     def in_blob(self) -> bool:
         return self.sign.endswith("@")
+
+    @property
+    def is_secret(self) -> bool:
+        return self.sign == "=!"
 
 
 def parse(text: str) -> Iterator[Line]:
@@ -43,7 +48,7 @@ def parse(text: str) -> Iterator[Line]:
         yield Line(unquote(quoted, errors="surrogatepass"), sign, rest[0] if rest else "")
 
 
-_FORMS = {("=", 1), ("+", 1), ("-", 0), ("=@", 1), ("+@", 1)}
+_FORMS = {("=", 1), ("+", 1), ("-", 0), ("=@", 1), ("+@", 1), ("=!", 1)}
 
 
 class Draft:
@@ -73,6 +78,10 @@ class Draft:
         digest = self.keep(payload)
         self.refer(name, sign, digest)
         return digest
+
+    def hide(self, name: str, token: str) -> None:
+        """Write a secret; no blob holds one, which others could have too."""
+        self._write(f"{_quoted(name)} =! {token}")
 
     def keep(self, text: str) -> str:
         """Put a text into a blob; returns its digest."""

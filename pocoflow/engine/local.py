@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pocoflow.engine.history import Saved
 from pocoflow.engine.ports import EventRow, RunRow, Sighting
 from pocoflow.engine.records import Claim, Failure, Hint, Limit, NewRun, Position, Started, Status, StepRecord
+from pocoflow.engine.secrecy import InClear
 from pocoflow.engine.timing import Retention
 from pocoflow.errors import RunNotFoundError
 from pocoflow.store import Store
@@ -17,6 +18,8 @@ class Untracked:
 
     The run is held by its caller from start to end, so nobody can take it over or steer it.
     """
+
+    cipher = InClear()
 
     def encode(self, store: Store) -> Mapping[str, str]:
         return {}

@@ -30,6 +30,7 @@ from pocoflow.engine.records import (
     before,
     refusal,
 )
+from pocoflow.engine.secrecy import Cipher, InClear
 from pocoflow.engine.timing import CROWD_PATIENCE_S, OVERDUE_S, Retention, Timing
 from pocoflow.engine.wording import INTERRUPTED_TEXT, OVERDUE_TEXT, POISON_TEXT
 from pocoflow.errors import RunNotFoundError
@@ -42,7 +43,10 @@ _CLAIMABLE = before(Status.RUNNING)
 class MemoryLedger:
     """The whole protocol in a dict; it forgets ended runs, oldest first, beyond `MAX_ENDED_RUNS`."""
 
-    def __init__(self, clock: Clock, timing: Timing, *, max_store_mb: float = inf) -> None:
+    def __init__(
+        self, clock: Clock, timing: Timing, *, max_store_mb: float = inf, cipher: Cipher | None = None
+    ) -> None:
+        self.cipher: Cipher = cipher or InClear()
         self._clock = clock
         self._timing = timing
         self._max_store_mb = max_store_mb
@@ -100,7 +104,7 @@ class MemoryLedger:
             where = (run_id, row.new.flow_name, step, row.node)
             more = (unroutable_s, row.queue, left_s)
             position = Position(*where, row.epoch, owner, row.attempt, row.crashes, *more)
-            return Claim(position, self._blobs.saved(row))
+            return Claim(position, self._blobs.saved(row, self.cipher))
 
     def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:
         with self._lock:
@@ -281,7 +285,7 @@ class MemoryLedger:
     def get_saved(self, run_id: str) -> Saved | None:
         with self._lock:
             row = self._runs.get(run_id)
-            return None if row is None else self._blobs.saved(row)
+            return None if row is None else self._blobs.saved(row, self.cipher)
 
     def _is_due(self, row: MemoryRun, home: str | None, crowded: Collection[str | None]) -> bool:
         """Whether it is overdue, or so long overdue that its home must have gone."""

@@ -11,6 +11,7 @@ from pocoflow.engine.history import Checkpoint, Saved
 from pocoflow.engine.owner import worker_of
 from pocoflow.engine.ports import Clock, EventRow, RunRow, Sighting
 from pocoflow.engine.records import Failure, NewRun, Status
+from pocoflow.engine.secrecy import Cipher
 
 
 @dataclass(slots=True)
@@ -116,10 +117,10 @@ class Blobs:
             if text is not None:
                 self._texts[digest] = text
 
-    def saved(self, row: MemoryRun) -> Saved:
+    def saved(self, row: MemoryRun, cipher: Cipher) -> Saved:
         """Return the newest store of a run."""
         blobs = {digest: self._texts[digest] for checkpoint in row.chain for digest in checkpoint.blobs}
-        return Saved([checkpoint.text for checkpoint in row.chain], blobs, row.new.schema)
+        return Saved([checkpoint.text for checkpoint in row.chain], blobs, row.new.schema, cipher)
 
     def forget(self, row: MemoryRun) -> None:
         """Forget what only this run has named."""

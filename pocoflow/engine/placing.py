@@ -35,7 +35,7 @@ def place(position: Position, store: Store, *, flow: Definition, ports: Ports) -
     status = ports.ledger.place(position, node, queue)
     position.queue = queue
     if status is Status.COMPLETED:
-        flow.hooks.fire("flow_end", position.step, store)
+        flow.hooks.fire("flow_end", position.step, store=store)
     return where_given_back(position, status)
 
 

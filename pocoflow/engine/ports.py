@@ -20,6 +20,7 @@ from pocoflow.engine.records import (
     Status,
     StepRecord,
 )
+from pocoflow.engine.secrecy import Cipher
 from pocoflow.engine.timing import Retention
 from pocoflow.store import Store
 
@@ -92,6 +93,11 @@ class Ledger(Protocol):
     A verb that takes a `Position` asks for its token: it returns None, and changes nothing, when somebody
     else has taken the step over meanwhile.
     """
+
+    @property
+    def cipher(self) -> Cipher | None:
+        """What encrypts secrets in what is written here; None if there is no key."""
+        ...
 
     def encode(self, store: Store) -> Mapping[str, str]:
         """Return the content of the store as JSON texts, by name; raises StoreSerializationError."""

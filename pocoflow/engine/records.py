@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -84,6 +84,7 @@ class NewRun:
     Attributes:
         input: The whole store.
         input_hash: Tells a repeated start from a conflicting one.
+        older_hashes: What it was under older keys of secrets.
         home: The one process that may run it, for a flow that no worker can import; None is any worker.
         owner: Set when the starter executes step 0 itself: the run begins as running, not as queued.
         timeout_s: Seconds from now after which the run fails if it has not ended; None for any time.
@@ -97,6 +98,7 @@ class NewRun:
     queue: str | None
     input: Checkpoint
     input_hash: str
+    older_hashes: Sequence[str] = ()
     home: str | None = None
     owner: str | None = None
     timeout_s: float | None = None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pocoflow.engine import signals
 from pocoflow.engine.records import Failure
+from pocoflow.masked import redact
 from pocoflow.node import DEFAULT_ACTION, Node
 from pocoflow.store import Store
 
@@ -78,12 +79,14 @@ class NodeRun:
         raise StepFailure(wrong, in_exec=False)
 
 
-def describe(error: BaseException, elapsed_s: float | None = None) -> Failure:
-    """Return an error as history keeps it, in characters that every database takes."""
+def describe(
+    error: BaseException, elapsed_s: float | None = None, *, secrets: Iterable[object] = ()
+) -> Failure:
+    """Return an error as history keeps it: without secrets, in characters that every database takes."""
     try:
         # Notes are part of what a traceback shows, such as the resource that could not be made.
         text = " ".join([str(error), *(f"({note})" for note in getattr(error, "__notes__", ()))])
     except BaseException:
         text = "(its text cannot be shown)"
-    safe = text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
+    safe = redact(text, secrets).encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
     return Failure(type(error).__name__, safe, elapsed_s)

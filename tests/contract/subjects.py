@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pocoflow.db.schema import Now, metadata, runs
 from pocoflow.db.sqlite import SqliteLedger
 from pocoflow.engine.memory import MemoryLedger
 from pocoflow.engine.ports import Ledger
+from pocoflow.engine.secrecy import Cipher
 from pocoflow.engine.timing import Timing
 
 LONG_AGO = 1_000_000_000.0
@@ -80,6 +82,14 @@ class Subject(ABC):
     def counters(self, run_id: str) -> Counters: ...
 
     @abstractmethod
+    def open_with(self, cipher: Cipher | None) -> Ledger:
+        """Return a ledger of a process with this key that looks at the same runs."""
+
+    @abstractmethod
+    def raw(self) -> str:
+        """Return all that it keeps, as it keeps it."""
+
+    @abstractmethod
     def wipe(self) -> None:
         """Forget all runs."""
 
@@ -100,6 +110,14 @@ class MemorySubject(Subject):
         row, now = self.ledger._runs[run_id], self._clock.now()
         wake_in_s = None if row.wake_at is None else row.wake_at - now
         return Counters(row.epoch, row.dispatches, row.due_at - now, wake_in_s, row.home)
+
+    def open_with(self, cipher: Cipher | None) -> Ledger:
+        opened: Any = copy(self.ledger)
+        opened.cipher = cipher
+        return opened
+
+    def raw(self) -> str:
+        return f"{self.ledger._runs} {self.ledger._blobs._texts}"
 
     def wipe(self) -> None:
         self.ledger: Any = MemoryLedger(self._clock, TIMING)
@@ -128,6 +146,14 @@ class SqlSubject(Subject):
         with self.ledger.connection() as connection:
             row = connection.execute(select(*columns).where(r.run_id == run_id)).one()
         return Counters(*row)
+
+    def open_with(self, cipher: Cipher | None) -> Ledger:
+        return type(self.ledger)(self.ledger.url, TIMING, sleep=time.sleep, cipher=cipher)
+
+    def raw(self) -> str:
+        with self.ledger.connection() as connection:
+            rows = [connection.execute(select(table)).all() for table in metadata.tables.values()]
+        return str(rows)
 
     def wipe(self) -> None:
         for table in metadata.tables.values():

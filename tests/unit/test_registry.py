@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pocoflow import DefinitionError, SettingsError, UnknownFlowError
+from pocoflow import DefinitionError, SettingsError, Store, UnknownFlowError
 from pocoflow.engine.records import Position
 from pocoflow.registry import Registry
 
@@ -201,6 +201,6 @@ def test_hooks_of_a_flow_at_module_level_are_those_that_a_worker_calls(module: W
         'heard = []\nflow = Flow(start=Work(), flow_name="alpha").on("flow_end", lambda *a: heard.append(a))',
     )
 
-    Registry(["one"]).find(at("alpha")).hooks.fire("flow_end", 1, {})
+    Registry(["one"]).find(at("alpha")).hooks.fire("flow_end", 1, store=Store())
 
     assert sys.modules["one"].heard == [(1, {})]

@@ -12,6 +12,7 @@ from pocoflow import SettingsError
 from pocoflow.settings import Settings, mask_url
 
 SECRETS = ("s3cret", "h4rd", "d33p")
+KEYS = ("k" * 43 + "=", "-_" * 21 + "A=")
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +53,7 @@ def test_without_any_configuration_the_settings_work_on_a_laptop() -> None:
         ("POCOFLOW_EMBEDDED_THREADS", "16", "embedded_threads", 16),
         ("POCOFLOW_RETAIN_DAYS", "30", "retain_days", 30.0),
         ("POCOFLOW_RETAIN_FAILED", "true", "retain_failed", True),
+        ("POCOFLOW_SECRET_KEY", f"{KEYS[0]} , {KEYS[1]}", "secret_keys", list(KEYS)),
         ("POCOFLOW_FAULTS", "in_exec=kill9*1", "faults", "in_exec=kill9*1"),
         ("POCOFLOW_EFFECT_LOG", "effects.jsonl", "effect_log", "effects.jsonl"),
     ],
@@ -327,3 +329,24 @@ def test_a_refused_list_of_urls_is_shown_without_passwords() -> None:
         Settings.load()
 
     assert not [secret for secret in SECRETS if secret in str(caught.value)]
+
+
+@pytest.mark.parametrize("text", ["s3cret", f"{KEYS[0]},", f"{KEYS[0]};{KEYS[1]}", "ß" * 43 + "="])
+def test_a_secret_key_that_is_none_is_refused_and_not_quoted(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("POCOFLOW_SECRET_KEY", text)
+
+    with pytest.raises(SettingsError, match=r"POCOFLOW_SECRET_KEY=\*\*\*: must be a Fernet key") as refused:
+        Settings.load()
+
+    assert text not in "".join(traceback.format_exception(refused.value))
+
+
+def test_secret_keys_are_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POCOFLOW_SECRET_KEY", ",".join(KEYS))
+
+    settings = Settings.load()
+
+    assert settings.shown()["secret_key"] == "***"
+    assert not [key for key in KEYS if key in f"{settings!r} {settings} {settings.shown()}"]
