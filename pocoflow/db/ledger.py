@@ -28,6 +28,7 @@ from pocoflow.engine.records import (
     SAME_HOME,
     Claim,
     Failure,
+    ForkPoint,
     Hint,
     NewRun,
     Position,
@@ -37,7 +38,7 @@ from pocoflow.engine.records import (
     refusal,
 )
 from pocoflow.engine.timing import Timing
-from pocoflow.errors import RunNotFoundError
+from pocoflow.errors import CheckpointNotFoundError, RunNotFoundError
 from pocoflow.store import Store
 
 Params = dict[str, Any]
@@ -81,6 +82,8 @@ class SqlLedger(ABC):
             **blob_verbs.params(run.input),
             "p_input_hash": run.input_hash,
             "p_timeout_s": run.timeout_s,
+            "p_parent": run.parent_run_id,
+            "p_parent_step": run.parent_step,
             "p_wait_s": self._timing.grace_s if run.owner is None else self._timing.lease_s,
         }
         (created, status, input_hash, error_type), tried = self._try(lambda: self._start(params))
@@ -216,6 +219,13 @@ class SqlLedger(ABC):
 
     def get_state(self, run_id: str) -> Stored | None:
         return self._try(lambda: self._queries.get_state(run_id))[0]
+
+    def get_fork_point(self, run_id: str, step: int, *, node: str | None = None) -> ForkPoint:
+        self._known(run_id)
+        point = self._try(lambda: self._queries.get_fork_point(run_id, step, node))[0]
+        if point is None:
+            raise CheckpointNotFoundError(f"run {run_id!r} has no checkpoint of step {step}", run_id)
+        return point
 
     def _claimed_before(self, run_id: str, owner: str) -> Claim | None:
         """The claim of an owner that only did not hear of it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -12,12 +13,17 @@ from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Connection,
+    Executable,
     FromClause,
+    Integer,
     Row,
     Select,
     Text,
+    and_,
     bindparam,
+    case,
     func,
+    literal,
     select,
 )
 from sqlalchemy import cast as cast_
@@ -26,7 +32,7 @@ from pocoflow.db.schema import blobs, checkpoints, events, runs
 from pocoflow.db.words import const
 from pocoflow.engine.history import Stored
 from pocoflow.engine.ports import EventRow, RunRow, Sighting, Standing
-from pocoflow.engine.records import Position, Status
+from pocoflow.engine.records import ForkPoint, Position, Status
 
 r = runs.c
 _RUN_COLUMNS = tuple(column for column in runs.c if column.name not in ("input", "input_blobs"))
@@ -52,10 +58,22 @@ class Queries:
         return self._rows(_CHECKPOINTS, run=run_id)
 
     def get_checkpoint(self, run_id: str, step: int) -> Stored | None:
-        """Return the store after a step; None if that was not committed."""
+        """Return the store after a step, or for step -1 the input; None if that is not there."""
         with self._connection() as connection:
-            rows = connection.execute(_CHAIN, {"run": run_id, "step": step}).all()
+            chain = _CHAIN if step >= 0 else _INPUT.where(r.input.is_not(None), literal(step) == -1)
+            rows = connection.execute(chain, {"run": run_id, "step": step}).all()
             return _stored(connection, rows) if rows else None
+
+    def get_fork_point(self, run_id: str, step: int, node: str | None) -> ForkPoint | None:
+        """Return where a new run can go on; None if there is no such checkpoint."""
+        state = self.get_checkpoint(run_id, step)
+        rows = self._rows(_BRANCHING, run=run_id, step=step)
+        if state is None or not rows:
+            return None
+        point = ForkPoint(run_id=run_id, step=step, state=state, **rows[0])
+        if node is None or node == point.node:
+            return point
+        return replace(point, node=node, queue=self._scalar(_QUEUE, run=run_id, node=node))
 
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         return cast(list[EventRow], self._rows(_EVENTS, run=run_id, after=after))
@@ -63,7 +81,7 @@ class Queries:
     def get_state(self, run_id: str) -> Stored | None:
         """Return the store after the last step, or before the first; None for an unknown run."""
         with self._connection() as connection:
-            row = connection.execute(_INPUT, {"run": run_id}).one_or_none()
+            row = connection.execute(_INPUT.add_columns(r.step), {"run": run_id}).one_or_none()
             if row is None:
                 return None
             before: Sequence[Any] = connection.execute(_CHAIN, {"run": run_id, "step": row.step - 1}).all()
@@ -78,7 +96,7 @@ class Queries:
         with self._connection() as connection:
             return [_plain(row) for row in connection.execute(statement, params)]
 
-    def _scalar(self, statement: Select[Any], **params: Any) -> Any:
+    def _scalar(self, statement: Executable, **params: Any) -> Any:
         with self._connection() as connection:
             return connection.execute(statement, params).scalar()
 
@@ -133,7 +151,38 @@ _CHAIN = (
     .order_by(_c.step)
 )
 _BODIES = select(blobs.c.digest, blobs.c.body).where(blobs.c.digest.in_(bindparam("digests", expanding=True)))
-_INPUT = select(r.step, r.input, r.input_blobs).where(r.run_id == _BY_RUN)
+_INPUT = select(r.input, r.input_blobs).where(r.run_id == _BY_RUN)
+_step, _following = bindparam("step", type_=Integer), checkpoints.alias("following").c
+_is_input = _step == const(-1)
+# A run of PocoFlow 0.2 does not say what follows a step, only what has followed.
+_is_newest = and_(
+    r.flow_hash.is_(None), r.status != const(Status.COMPLETED.value), r.step == _step + const(1)
+)
+_BRANCHING = (
+    select(
+        r.flow_name,
+        r.flow_hash,
+        r.timeout_s,
+        func.coalesce(
+            case((_is_input, r.first_node), else_=_c.next_node),
+            _following.node_name,
+            case((_is_newest, r.node)),
+        ).label("node"),
+        case((_is_input, r.first_queue), else_=_c.next_queue).label("queue"),
+    )
+    .outerjoin(checkpoints, and_(_c.run_id == r.run_id, _c.step == _step))
+    .outerjoin(
+        _following.step.table, and_(_following.run_id == r.run_id, _following.step == _step + const(1))
+    )
+    .where(r.run_id == _BY_RUN)
+)
+_is_node: BindParameter[str] = bindparam("node")
+_QUEUE = (
+    select(_c.next_queue)
+    .where(_c.run_id == _BY_RUN, _c.next_node == _is_node)
+    .union_all(select(r.first_queue).where(r.run_id == _BY_RUN, r.first_node == _is_node))
+    .limit(1)
+)
 _EVENTS = (
     select(events).where(events.c.run_id == _BY_RUN, events.c.id > bindparam("after")).order_by(events.c.id)
 )

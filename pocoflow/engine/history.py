@@ -119,9 +119,14 @@ class Trail:
         """Go on as the trail of another run, which has named no blob yet."""
         self._known.clear()
 
+    @property
+    def texts(self) -> dict[str, str]:
+        """The values by name, as `codec.dump_values` gives them."""
+        return {name: value.text for name, value in self._values.items()}
+
     def data(self) -> dict[Any, Any]:
         """Return the content of the store; raises StoreSerializationError."""
-        return codec.load_values({name: value.text for name, value in self._values.items()})
+        return codec.load_values(self.texts)
 
     def next(self, texts: Mapping[str, str], *, whole: bool = False) -> Checkpoint:
         """Return the checkpoint that leads to these values; the trail then stands there.

@@ -6,7 +6,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from pocoflow.engine.history import Stored
 from pocoflow.engine.ports import EventRow, RunRow, Sighting
-from pocoflow.engine.records import Claim, Failure, Hint, Limit, NewRun, Position, Started, Status, StepRecord
+from pocoflow.engine.records import (
+    Claim,
+    Failure,
+    ForkPoint,
+    Hint,
+    Limit,
+    NewRun,
+    Position,
+    Started,
+    Status,
+    StepRecord,
+)
 from pocoflow.errors import RunNotFoundError
 from pocoflow.store import Store
 
@@ -69,6 +80,9 @@ class Untracked:
 
     def get_state(self, run_id: str) -> Stored | None:
         return None
+
+    def get_fork_point(self, run_id: str, step: int, *, node: str | None = None) -> ForkPoint:
+        raise _keeps_none(run_id)
 
 
 def _keeps_none(run_id: str) -> RunNotFoundError:
