@@ -14,6 +14,7 @@ from pocoflow.db.connect import database_url, engine_for, shown, translated, wri
 from pocoflow.db.queries import Queries
 from pocoflow.db.schema import checkpoints, events, runs
 from pocoflow.db.words import STAMP
+from pocoflow.engine.diff import StoreDiff, diff
 from pocoflow.engine.history import Trail
 from pocoflow.engine.ports import EventRow, RunRow
 from pocoflow.engine.records import Status
@@ -111,16 +112,29 @@ class WorkflowDB:
             return self._queries.get_checkpoints(run_id)
 
     def load_checkpoint(self, run_id: str, step: int) -> Store:
-        """Return the store as it was after a step.
+        """Return the store as it was after a step; step -1 is the input.
 
         Raises:
             CheckpointNotFoundError: There is none; it is a KeyError.
         """
+        return Store(self._trail(run_id, step).data(), name=f"{run_id}@step{step}")
+
+    def diff(self, run_id: str, step_a: int, step_b: int) -> StoreDiff:
+        """Return what the steps after `step_a` up to `step_b` have changed in the store; -1 is the input.
+
+        The steps may be given in any order. See `StoreDiff` for what the paths mean.
+
+        Raises:
+            CheckpointNotFoundError: There is no checkpoint of one of them; it is a KeyError.
+        """
+        return diff(self._trail(run_id, step_a).texts, self._trail(run_id, step_b).texts)
+
+    def _trail(self, run_id: str, step: int) -> Trail:
         with translated(self._url):
             stored = self._queries.get_checkpoint(run_id, step)
         if stored is None:
             raise CheckpointNotFoundError(f"run {run_id!r} has no checkpoint of step {step}", run_id)
-        return Store(Trail.load(stored).data(), name=f"{run_id}@step{step}")
+        return Trail.load(stored)
 
     def save_event(self, run_id: str, event: str, **fields: Any) -> None:
         """Append to the event log: step, node_name, action, elapsed_ms, error_msg, attempt, worker, ts.
