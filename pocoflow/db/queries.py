@@ -94,7 +94,7 @@ class Queries:
 
     def _rows(self, statement: Select[Any], **params: Any) -> list[dict[str, Any]]:
         with self._connection() as connection:
-            return [_plain(row) for row in connection.execute(statement, params)]
+            return [plain(row) for row in connection.execute(statement, params)]
 
     def _scalar(self, statement: Executable, **params: Any) -> Any:
         with self._connection() as connection:
@@ -122,7 +122,8 @@ def _stored(connection: Connection, rows: Sequence[Any]) -> Stored:
     return Stored([text for text, _ in rows], {row.digest: row.body for row in bodies})
 
 
-def _plain(row: Row[Any]) -> dict[str, Any]:
+def plain(row: Row[Any]) -> dict[str, Any]:
+    """Return the row as a dict, its moments as ISO 8601 texts in UTC."""
     return {
         name: _iso(value) if isinstance(value, datetime) else value for name, value in row._asdict().items()
     }

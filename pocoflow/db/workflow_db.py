@@ -12,6 +12,7 @@ from sqlalchemy import Connection, insert, update
 from pocoflow import codec
 from pocoflow.db.connect import database_url, engine_for, shown, translated, write_transaction
 from pocoflow.db.queries import Queries
+from pocoflow.db.run_transfer import export_run, import_run
 from pocoflow.db.schema import checkpoints, events, runs
 from pocoflow.db.words import STAMP
 from pocoflow.engine.diff import StoreDiff, diff
@@ -155,6 +156,28 @@ class WorkflowDB:
         """Return the events of a run, oldest first."""
         with translated(self._url):
             return self._queries.get_events(run_id)
+
+    def export_run(self, run_id: str) -> str:
+        """Return a run with its whole history as the text of a file, for `import_run`.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+        """
+        return export_run(self._url, run_id)
+
+    def import_run(self, text: str, *, new_id: str | None = None) -> str:
+        """Write the run that `export_run` returned, whole or not at all; returns its id.
+
+        No worker picks it up: one that had not ended is paused here, and goes on when somebody resumes it.
+
+        Args:
+            new_id: What to call it here; left out, what it was called there.
+
+        Raises:
+            RunFileError: It is no export, was changed, or its history breaks a promise.
+            RunConflictError: There is a run of this id.
+        """
+        return import_run(self._url, text, new_id=new_id)
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:

@@ -13,4 +13,7 @@ POISON_TEXT = (
     "node '{node}' lost its worker {crashes} times at step {step}: "
     "it ends the process that runs it, or holds it so busy that its lease runs out"
 )
+IMPORTED_TEXT = (
+    "the run was not at its end when it was exported: resume it to go on here from the last checkpoint"
+)
 OVERDUE_TEXT = "the run was not done within the timeout of its flow: raise it, or look for what took so long"
