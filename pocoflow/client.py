@@ -192,8 +192,8 @@ def _nobody_there(run_id: str, status: Status) -> InvalidTransitionError:
     then = ", and resume() the handle that it returns" if status is Status.FAILED else ""
     return InvalidTransitionError(
         f"run {run_id!r} is {status}, and the process that it lived in does not look after it any more: "
-        f"start it again with run_background(run_id={run_id!r}) and the same input{then}, or set "
-        "POCOFLOW_BROKER_URL to let workers go on with it",
+        f"start it again with run_background(run_id={run_id!r}) and the same input (a fork: fork again, with "
+        f"that as its new_run_id){then}, or set POCOFLOW_BROKER_URL to let workers go on with it",
         run_id,
     )
 

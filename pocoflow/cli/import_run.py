@@ -31,7 +31,8 @@ def command(file: str, new_id: str | None, database: str | None) -> None:
     run_id = target.import_run(_read(file), new_id=new_id)
     row = target.get_run(run_id)
     if row is not None:
-        click.echo(f"imported run {run_id!r}: {row['status']}, {row['total_steps']} steps")
+        steps = row["total_steps"]
+        click.echo(f"imported run {run_id!r}: {row['status']}, {steps} step{'' if steps == 1 else 's'}")
 
 
 def _read(file: str) -> str:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 INTERRUPTED_TEXT = (
     "the process that ran this flow ended before the run did: "
-    "start it again with run_id='{run_id}' and the same input to go on from the last checkpoint"
+    "start it again with run_id='{run_id}' and the same input to go on from the last checkpoint "
+    "(a fork: fork again, with that as its new_run_id)"
 )
 POISON_TEXT = (
     "node '{node}' lost its worker {crashes} times at step {step}: "

@@ -278,7 +278,7 @@ def test_the_commands_take_a_run_from_one_database_to_another(
 
     assert (there.exit_code, printed.exit_code, back.exit_code) == (0, 0, 0)
     assert printed.output == file.read_text()
-    assert back.output == "imported run 'copy': completed, 1 steps\n"
+    assert back.output == "imported run 'copy': completed, 1 step\n"
     assert [entry.name for entry in tmp_path.iterdir() if entry.suffix == ".part"] == []
     assert WorkflowDB(target).load_checkpoint("copy", 0).as_dict() == {"n": 1}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,10 @@ from pocoflow.db.connect import database_url as parsed
 from pocoflow.db.fsck import examine
 from pocoflow.engine.effects import read_effects
 from pocoflow.engine.fault_rules import POINTS
+from pocoflow.guard import guarded_popen
 from tests.integration import flows
 from tests.support.wait import wait_until
-from tests.support.workers import Cluster, MakeCluster, Trace, committed_steps
+from tests.support.workers import ROOT, Cluster, MakeCluster, Trace, committed_steps, environment
 
 WAIT_S = 90.0
 NAMES = list(flows.NAMES)
@@ -137,6 +140,44 @@ def test_an_inline_run_is_forked_too(database_url: str) -> None:
 
     assert fork.wait(WAIT_S)["items"] == ["a1", "b1", "c2"]
     assert parent_of(WorkflowDB(database_url), fork.run_id) == ("inline", 1)
+
+
+FORK = """
+import sys
+from tests.integration import flows
+flows.chain.fork("parent", 0, store_updates={"hold": "three"}, new_run_id="fork").wait()
+"""
+
+
+def test_a_fork_whose_process_was_killed_goes_on_when_it_is_forked_again(
+    database_url: str, trace: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"DATABASE_URL": database_url, "LEASE_S": "2", "SWEEP_S": "0.1", "GRACE_S": "0.5"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"POCOFLOW_{name}", value)
+    trace.start(flows.chain, run_id="parent").wait(WAIT_S)
+    surroundings = {**environment(settings), "PYTHONPATH": str(ROOT)}
+    process = guarded_popen([sys.executable, "-c", FORK], env=surroundings, start_new_session=True)
+    trace.wait_for("parent", "three", count=2)
+    process.end(signal.SIGKILL, limit_s=WAIT_S)
+    trace.open_gate()
+
+    again = flows.chain.fork("parent", 0, store_updates={"hold": "three"}, new_run_id="fork")
+
+    assert done_by(again) == NAMES
+    assert [len(trace.of("parent", name)) for name in NAMES] == [1, 2, 3, 2, 2]
+
+
+def test_without_a_broker_a_fork_of_a_run_of_workers_is_found_by_their_sweep(
+    cluster: Cluster, trace: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = trace.start(flows.chain)
+    parent.wait(WAIT_S)
+    monkeypatch.delenv("POCOFLOW_BROKER_URL")
+
+    fork = client.fork(parent.run_id, 2)
+
+    assert done_by(fork) == NAMES
 
 
 def test_workers_execute_forks_and_retries(cluster: Cluster, trace: Trace) -> None:
