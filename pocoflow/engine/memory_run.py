@@ -160,11 +160,11 @@ class Blobs:
 
     def forget(self, row: MemoryRun) -> None:
         """Forget what only this run has named."""
-        for checkpoint in (row.new.input, *row.checkpoints):
-            for digest in checkpoint.new_blobs:
-                self._runs[digest].discard(row.new.run_id)
-                if not self._runs[digest]:
-                    del self._runs[digest], self._texts[digest]
+        # A blob that was out of use for a while is told anew by a later checkpoint.
+        for digest in {digest for made in (row.new.input, *row.checkpoints) for digest in made.new_blobs}:
+            self._runs[digest].discard(row.new.run_id)
+            if not self._runs[digest]:
+                del self._runs[digest], self._texts[digest]
 
 
 class Journal:

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from pocoflow import CheckpointNotFoundError, WorkflowDB, codec
+from pocoflow.engine import memory
 from pocoflow.engine.history import MAX_DEPTH, Trail
 from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Ledger
 from pocoflow.engine.records import Position
 from tests.contract.builders import RUN, WORKER, at_once, new_run, record
-from tests.contract.subjects import SqlSubject
+from tests.contract.subjects import MemorySubject, SqlSubject
 
 LARGE = "x" * 20_000
 
@@ -111,6 +112,25 @@ def test_a_discarded_step_leaves_no_blob(sql_subject: SqlSubject) -> None:
 
     assert status is None
     assert sql_subject.count("pf_blobs") == sql_subject.count("pf_blob_uses") == 0
+
+
+def test_the_memory_forgets_blobs_with_the_last_run_that_has_named_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "MAX_ENDED_RUNS", 1)
+    ledger = MemorySubject().ledger
+    left = []
+
+    for run_id in ("first", "second", "third"):
+        begin(ledger, {"page": "other" if run_id == "third" else LARGE}, run_id=run_id)
+        for step, page in enumerate((None, LARGE if run_id != "third" else None)):
+            position, trail = claim(ledger, step, run_id)
+            commit(ledger, position, trail, {"page": page})
+        ledger.cancel(run_id)
+        left.append(len(ledger._blobs._texts))
+
+    assert left == [1, 1, 0]
+    assert ledger.get_run("second") is None
 
 
 @pytest.mark.parametrize("runs", [1, 3])
