@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from pocoflow import Flow
 from pocoflow.errors import DatabaseError
 from pocoflow.runner import RunHandle
 from tests.chaos.flows import addition
@@ -42,6 +43,9 @@ class Workload:
         pause_s: How long each step lasts.
         hold: A node that waits for `open_gate`.
         fails: Nodes that fail at their first try of each step ("two" is tried again in place, "three" later).
+        name: Stands in the ids of the runs, for a fault that is to strike this one; made up when left out.
+        flow: Another one than `addition`.
+        data: What else its nodes and hooks are told.
     """
 
     def __init__(
@@ -54,8 +58,11 @@ class Workload:
         pause_s: float = 0.02,
         hold: str = "",
         fails: tuple[str, ...] = (),
+        name: str = "",
+        flow: Flow = addition,
+        **data: object,
     ) -> None:
-        self.name = uuid4().hex[:6]
+        self.name = name or uuid4().hex[:6]
         self.run_ids = [f"chaos-{self.name}-{number}" for number in range(count)]
         self.trail = ["one", "two", *["three"] * rounds, "four"]
         self.sum = sum(NUMBERS[node] for node in self.trail)
@@ -63,8 +70,8 @@ class Workload:
         self.starts_s: list[float] = []
         self.handles: dict[str, RunHandle] = {}
         self._path, self._gate = folder / f"effects-{self.name}.log", folder / f"gate-{self.name}"
-        self._over_s = over_s
-        self._store = {
+        self._over_s, self._flow = over_s, flow
+        self._store: dict[str, object] = {
             "effects": str(self._path),
             "gate": str(self._gate),
             "hold": hold,
@@ -73,6 +80,7 @@ class Workload:
             "rounds": rounds,
             "sum": 0,
             "trail": [],
+            **data,
         }
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._start_all, name="workload", daemon=True)
@@ -82,6 +90,11 @@ class Workload:
     def steps(self) -> int:
         """How many steps all runs take together."""
         return len(self.run_ids) * len(self.trail)
+
+    @property
+    def store(self) -> dict[str, object]:
+        """The input of each run."""
+        return dict(self._store)
 
     def open_gate(self) -> None:
         self._gate.touch()
@@ -130,7 +143,7 @@ class Workload:
         while True:
             began = time.monotonic()
             try:
-                self.handles[run_id] = addition.run_background(dict(self._store), run_id=run_id)
+                self.handles[run_id] = self._flow.run_background(self.store, run_id=run_id)
                 self.starts_s.append(time.monotonic() - began)
                 return
             except DatabaseError:
