@@ -1,0 +1,26 @@
+"""What a message may say beside its ids: next to nothing, because anybody may have sent it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from celery.exceptions import InvalidTaskError
+
+from pocoflow.broker import DATABASE_HEADER, is_name
+
+# Others could keep the message in memory for years (eta), end a child in mid-step (timelimit), write
+# what they like into the log (shadow, argsrepr), or of a wrong type end the main process.
+_KEPT = ("task", "expires", DATABASE_HEADER)
+
+
+def trusted_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the headers that count.
+
+    Raises:
+        InvalidTaskError: The message has no id that can be logged; Celery drops it.
+    """
+    if not is_name(headers.get("id")):
+        raise InvalidTaskError("no id, or none that can be shown")
+    kept = {name: headers[name] for name in _KEPT if isinstance(headers.get(name), str)}
+    return {**kept, "id": headers["id"], "root_id": headers["id"]}
