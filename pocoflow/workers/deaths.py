@@ -16,25 +16,21 @@ from celery.worker.request import Request
 
 from pocoflow.broker import RUN_STEP, register_expire, report_death
 from pocoflow.engine.records import Hint
-from pocoflow.workers.envelope import trusted_headers
 from pocoflow.workers.tasks import worker_name
 
 LOOK_EVERY_S = 0.2
+CHECKED = "pocoflow.workers.envelope:strategy"
 
 
 def watch_children(app: Celery, expire: Callable[[Hint, str], None]) -> None:
     """Have `expire` called, in some worker, with the step of each child of this one that dies."""
     register_expire(app, expire)
-    app.conf.task_annotations = {"*": {"Request": WatchedRequest}}
+    app.conf.task_annotations = {"*": {"Request": WatchedRequest, "Strategy": CHECKED}}
     app.steps["consumer"].add(Lookout)
 
 
 class WatchedRequest(Request):  # type: ignore[misc]
     """A message that a child executes, as the main process knows it."""
-
-    def __init__(self, message: Any, *, headers: Any = None, **options: Any) -> None:
-        given = message.headers if headers is None else headers
-        super().__init__(message, headers=trusted_headers(given), **options)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> None:
         """Report a child that was lost with its step; a step that only fails is no failure of its task."""

@@ -42,6 +42,8 @@ class Workload:
         pause_s: How long each step lasts.
         hold: A node that waits for `open_gate`.
         fails: Nodes that fail at their first try of each step ("two" is tried again in place, "three" later).
+        suffixes: What the ids of the runs are to end with, for as many as there are of these.
+        data: More for the store.
     """
 
     def __init__(
@@ -54,9 +56,12 @@ class Workload:
         pause_s: float = 0.02,
         hold: str = "",
         fails: tuple[str, ...] = (),
+        suffixes: tuple[str, ...] = (),
+        **data: str,
     ) -> None:
         self.name = uuid4().hex[:6]
-        self.run_ids = [f"chaos-{self.name}-{number}" for number in range(count)]
+        ends = dict(enumerate(suffixes))
+        self.run_ids = [f"chaos-{self.name}-{number}{ends.get(number, '')}" for number in range(count)]
         self.trail = ["one", "two", *["three"] * rounds, "four"]
         self.sum = sum(NUMBERS[node] for node in self.trail)
         self.fails, self.pause_s = fails, pause_s
@@ -73,6 +78,7 @@ class Workload:
             "rounds": rounds,
             "sum": 0,
             "trail": [],
+            **data,
         }
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._start_all, name="workload", daemon=True)
@@ -90,7 +96,8 @@ class Workload:
         """All executions so far, oldest first."""
         if not self._path.exists():
             return []
-        rows = [line.split() for line in self._path.read_text().splitlines()]
+        # An id may hold spaces.
+        rows = [line.rsplit(maxsplit=6) for line in self._path.read_text().splitlines()]
         return [
             Execution(run, int(step), node, int(attempt), int(epoch), int(pid), float(at))
             for run, step, node, attempt, epoch, pid, at in rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from celery.exceptions import InvalidTaskError
 
 from pocoflow.broker import DATABASE_HEADER, make_app, register_run_step
 from pocoflow.settings import Settings
+from pocoflow.workers import envelope
 from pocoflow.workers.envelope import trusted_headers
 
 USUAL = {"id": "17", "task": "pocoflow.run_step", DATABASE_HEADER: "sqlite:////data/runs.db"}
@@ -26,6 +28,44 @@ def heard_of(database: Any) -> list[str | None]:
     finally:
         task.pop_request()
     return heard
+
+
+@pytest.fixture
+def handled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The headers of each message that gets as far as to Celery's own handler."""
+    handled: list[Any] = []
+    monkeypatch.setattr(
+        envelope, "default", lambda *_: lambda message, body, *_: handled.append(message.headers)
+    )
+    return handled
+
+
+def receive(body: Any = None, *, payload: Any) -> None:
+    message = SimpleNamespace(payload=payload, headers={**USUAL, "eta": "2099-01-01"})
+    envelope.strategy(None, make_app(Settings(), "memory://"), None)(message, body, None, None, [])
+
+
+def test_celery_sees_only_the_headers_that_count(handled: list[Any]) -> None:
+    receive(payload=[["run", 0], {}, {}])
+
+    assert handled == [{**USUAL, "root_id": "17"}]
+
+
+@pytest.mark.parametrize(
+    "payload", [b"\x80\x04.", "text", {"args": ["run", 0], "timelimit": [1, 1]}, None, 17]
+)
+def test_a_body_that_is_no_list_does_not_get_there(handled: list[Any], payload: Any) -> None:
+    with pytest.raises(InvalidTaskError, match="not a list"):
+        receive(payload=payload)
+
+    assert handled == []
+
+
+def test_a_message_of_the_old_protocol_does_not_get_there(handled: list[Any]) -> None:
+    with pytest.raises(InvalidTaskError, match="not a list"):
+        receive({"task": "pocoflow.run_step", "args": ["run", 0]}, payload=[["run", 0], {}, {}])
+
+    assert handled == []
 
 
 def test_what_a_worker_needs_to_know_is_kept() -> None:
