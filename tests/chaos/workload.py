@@ -46,6 +46,7 @@ class Workload:
         deeds: Node to what it does to its process at its first try; see `flows.DEEDS`.
         fails: Nodes that fail at their first try of each step ("two" is tried again in place, "three" later).
         name: Stands in the ids of the runs, for a fault that is to strike this one; made up when left out.
+        suffixes: What the ids of the runs are to end with, for as many as there are of these.
         flow: Another one than `addition`.
         data: What else its nodes and hooks are told.
     """
@@ -62,11 +63,13 @@ class Workload:
         deeds: Mapping[str, str] = MappingProxyType({}),
         fails: tuple[str, ...] = (),
         name: str = "",
+        suffixes: tuple[str, ...] = (),
         flow: Flow = addition,
         **data: object,
     ) -> None:
         self.name = name or uuid4().hex[:6]
-        self.run_ids = [f"chaos-{self.name}-{number}" for number in range(count)]
+        ends = dict(enumerate(suffixes))
+        self.run_ids = [f"chaos-{self.name}-{number}{ends.get(number, '')}" for number in range(count)]
         self.trail = ["one", "two", *["three"] * rounds, "four"]
         self.sum = sum(NUMBERS[node] for node in self.trail)
         self.fails, self.pause_s = fails, pause_s
@@ -110,7 +113,8 @@ class Workload:
         """All executions so far, oldest first."""
         if not self._path.exists():
             return []
-        rows = [line.split() for line in self._path.read_text().splitlines()]
+        # An id may hold spaces.
+        rows = [line.rsplit(maxsplit=6) for line in self._path.read_text().splitlines()]
         return [
             Execution(run, int(step), node, int(attempt), int(epoch), int(pid), float(at))
             for run, step, node, attempt, epoch, pid, at in rows
