@@ -253,8 +253,9 @@ def _open_reader(url: URL) -> Engine:
 
 def _prepare_sqlite(connection: sqlite3.Connection, record: Any) -> None:
     connection.isolation_level = None
-    # Has an effect on a new file only, and there before anything else: what is pruned can be given back.
-    connection.execute("pragma auto_vacuum=incremental")
+    if connection.execute("pragma page_count").fetchone() == (0,):
+        # What is pruned can be given back. It is for new files only; on others it would take the write lock.
+        connection.execute("pragma auto_vacuum=incremental")
     connection.execute("pragma journal_mode=wal")
     connection.execute("pragma synchronous=normal")
     # A reader that stays for long lets the WAL grow; without a limit it would keep that size for good.
