@@ -11,7 +11,7 @@ from typing import Any
 
 from pocoflow import Flow, Node, Store
 from pocoflow.node import current_step
-from tests.chaos.flows import note_execution, one
+from tests.chaos.flows import addition, note_execution
 
 MAX_STEPS = 30
 RETRY_DELAY_S = 3.0
@@ -102,7 +102,7 @@ def spoils(name: str, *rest: Any) -> None:
 
 
 hooked = (
-    Flow(one, flow_name="hooked")
+    Flow(addition.start, flow_name="hooked")
     .on("node_start", raises)
     .on("node_start", blocks)
     .on("node_end", exits)
