@@ -10,19 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
-import fakeredis
 import pytest
 import redis
 
 from pocoflow import control
-from pocoflow.control import (
-    DONE_CHANNEL,
-    FLAG_TTL_S,
-    MAX_COMPLAINT_BYTES,
-    SILENCE_S,
-    TIMEOUT_S,
-    RedisFlags,
-)
+from pocoflow.control import DONE_CHANNEL, FLAG_TTL_S, SILENCE_S, TIMEOUT_S, RedisFlags
 from pocoflow.engine.local import LocalFlags
 from pocoflow.engine.ports import ControlFlags
 from pocoflow.services import Service
@@ -46,21 +38,6 @@ EVERY_CALL = [
 
 def make_all_calls(flags: ControlFlags) -> list[Any]:
     return [call.values[0](flags) for call in EVERY_CALL]
-
-
-@pytest.fixture
-def fake_redis(monkeypatch: pytest.MonkeyPatch) -> str:
-    server = fakeredis.FakeServer()
-    monkeypatch.setattr(
-        redis.Redis, "from_url", lambda url, **options: fakeredis.FakeRedis(server=server, **options)
-    )
-    return "redis://fake:6379/0"
-
-
-@pytest.fixture(params=["fake_redis", "redis_url"])
-def any_redis(request: pytest.FixtureRequest) -> str:
-    url: str = request.getfixturevalue(request.param)
-    return url
 
 
 @pytest.fixture(params=["local", "fake_redis", "redis_url"])
@@ -194,49 +171,6 @@ def test_redis_hands_a_complaint_on(any_redis: str) -> None:
     RedisFlags(any_redis).complain("run", "two databases")
 
     assert RedisFlags(any_redis).complaint("run") == "two databases"
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        (b"\x80\x04\x95cos\nsystem\n", "\N{REPLACEMENT CHARACTER}?\N{REPLACEMENT CHARACTER}cos?system?"),
-        (b"\xff\xfe", "\N{REPLACEMENT CHARACTER}" * 2),
-        (b"\x1b[2Jall is well", "?[2Jall is well"),
-        (b"x" * 1_000_000, "x" * MAX_COMPLAINT_BYTES),
-        (b"", None),
-    ],
-    ids=["a pickle", "no UTF-8", "a terminal sequence", "a flood", "nothing"],
-)
-def test_what_anybody_may_have_left_as_a_complaint_can_be_shown(
-    any_redis: str, text: bytes, shown: str | None
-) -> None:
-    redis.Redis.from_url(any_redis).set("pocoflow:complaint:run", text)
-
-    assert RedisFlags(any_redis).complaint("run") == shown
-
-
-@pytest.mark.parametrize("kind", ["rpush", "sadd"])
-def test_a_flag_of_another_kind_is_no_flag_and_no_error(any_redis: str, kind: str) -> None:
-    getattr(redis.Redis.from_url(any_redis), kind)("pocoflow:complaint:run", "x")
-
-    assert RedisFlags(any_redis).complaint("run") is None
-
-
-@pytest.mark.parametrize(
-    "run_id", ["*", "run", "run:*", "a b", "x\r\nFLUSHALL\r\n", "run 1 EX 1", "{run}", "\0", "../run", "ü"]
-)
-def test_a_flag_is_about_one_run_whatever_its_id_holds(any_redis: str, run_id: str) -> None:
-    client = redis.Redis.from_url(any_redis)
-    client.set("bystander", "here")
-    flags = RedisFlags(any_redis)
-
-    flags.ask_cancel(run_id)
-    flags.complain(run_id, run_id)
-
-    expected = {b"bystander", *(f"pocoflow:{kind}:{run_id}".encode() for kind in ("cancel", "complaint"))}
-    assert set(client.keys()) == expected
-    flags.look_ahead(run_id)
-    assert (flags.cancel_asked(run_id), flags.cancel_asked(f"{run_id}2")) == (True, False)
 
 
 def test_nothing_stays_in_redis_for_ever(any_redis: str) -> None:
