@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
-from uuid import uuid4
 
 from pocoflow import wiring
-from pocoflow.engine.graph import MAX_NAME_LENGTH, Definition, Graph
+from pocoflow.engine.fork import fork_of
+from pocoflow.engine.graph import Definition, Graph
 from pocoflow.engine.history import Saved, Trail
 from pocoflow.engine.hooks import Hook, Hooks
+from pocoflow.engine.identity import canonical, checked_id, fresh_run_id, input_hash, require_same
 from pocoflow.engine.inline import run_inline
 from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Ports
@@ -28,8 +28,6 @@ from pocoflow.runner import RunHandle
 from pocoflow.store import Store
 
 log = get_logger("flow")
-
-LONGEST_PREFIX = MAX_NAME_LENGTH - 17
 
 
 class Flow:
@@ -76,8 +74,8 @@ class Flow:
         self.db_path = db_path
         self.timeout = timeout
         self.max_inline_steps = max_inline_steps
-        self.run_id = None if run_id is None else _checked_id(run_id, "run_id")
-        self.flow_name = _checked_id(flow_name or type(start).__name__, "flow_name")
+        self.run_id = None if run_id is None else checked_id(run_id, "run_id")
+        self.flow_name = checked_id(flow_name or type(start).__name__, "flow_name")
         self._hooks = Hooks()
         Graph(start)
 
@@ -180,31 +178,63 @@ class Flow:
         ports = executor.ports
         given = _as_store(store)
         new = self._new_run(definition, given, Trail(), ports, run_id, resume_from, home=executor.home)
-        started = ports.ledger.start(new)
-        hint: Hint | None = Hint(new.run_id, 0, new.queue)
-        if not started.created:
-            hint = _go_on(new, started, ports)
-        if hint is not None:
-            executor.execute(hint, definition)
-        else:
-            executor.stand_by(new.run_id, definition)
-        log_event(log, "run started", run_id=new.run_id, flow=self.flow_name, created=started.created)
-        return RunHandle(
-            new.run_id,
-            ledger=ports.ledger,
-            flags=ports.flags,
-            clock=ports.clock,
-            room=wiring.waiting_room(ports),
-            advice=executor.advice,
-            resume=partial(_resume, executor, definition),
+        return _begin(new, definition, executor)
+
+    def fork(
+        self,
+        run_id: str,
+        step: int,
+        *,
+        store_updates: Mapping[str, Any] | None = None,
+        node: Node | str | None = None,
+        new_run_id: str | None = None,
+    ) -> RunHandle:
+        """Start a new run where another one has been; that one stays as it is, and may still be going on.
+
+        The same as `pocoflow.client.fork`, and executed where `run_background` would execute it: this is
+        the way where no broker is configured.
+
+        Args:
+            run_id: A run in the database of this flow.
+            step: The checkpoint to go on from; -1 is the input.
+            store_updates: Values by key to go on with; `client.REMOVE` for a key that is to go.
+            node: The first node (object or id); left out, the one that follows the checkpoint.
+            new_run_id: Id of the new run; a second fork with this id and the same arguments returns the same
+                run, and lets it go on when the process that ran it was interrupted.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+            CheckpointNotFoundError: It has no checkpoint of this step.
+            InvalidTransitionError: No node follows the checkpoint, and none was given.
+            RunConflictError: There is another run with this new id.
+            StoreSerializationError: An update holds something that a checkpoint cannot carry.
+            DefinitionError: It is a run of another flow, or this flow lacks the node.
+        """
+        definition = self.definition()
+        graph, executor = definition.graph, wiring.executor(self.db_path)
+        ledger, first = executor.ports.ledger, None if node is None else graph.id_of(node)
+        point = ledger.get_fork_point(run_id, step, node=first)
+        if first is None and point.flow_name != self.flow_name:
+            raise DefinitionError(
+                f"run {run_id!r} is one of flow {point.flow_name!r}, not of {self.flow_name!r}: fork it by "
+                "that flow, or name the node of this one to begin with (node=...)"
+            )
+        point = replace(
+            point,
+            flow_name=self.flow_name,
+            flow_hash=graph.fingerprint,
+            queue=None if point.node is None else graph.nodes[graph.id_of(point.node)].queue,
+            timeout_s=self.timeout,
         )
+        new = fork_of(point, ledger, updates=store_updates, run_id=new_run_id, home=executor.home)
+        return _begin(new, definition, executor)
 
     def _run_id(self, given: str | None) -> str:
         if given is None:
             given = self.run_id
         if given is None:
-            return f"{self.flow_name[:LONGEST_PREFIX]}-{uuid4().hex[:16]}"
-        return _checked_id(given, "run_id")
+            return fresh_run_id(self.flow_name)
+        return checked_id(given, "run_id")
 
     def _new_run(
         self,
@@ -228,7 +258,7 @@ class Flow:
             node=node,
             queue=graph.nodes[node].queue,
             input=trail.next(texts, whole=True),
-            input_hash=_input_hash(self.flow_name, node, texts),
+            input_hash=input_hash(self.flow_name, node, texts),
             home=home,
             owner=owner,
             timeout_s=self.timeout,
@@ -236,23 +266,35 @@ class Flow:
         )
 
 
-def _input_hash(flow_name: str, node: str, texts: Mapping[str, str]) -> str:
-    """Tell inputs apart, whatever the order of their keys."""
-    return hashlib.sha256(f"{flow_name}\0{node}\0{_canonical(texts)}".encode()).hexdigest()
-
-
-def _canonical(texts: Mapping[str, str]) -> str:
-    return json.dumps({name: json.loads(text) for name, text in texts.items()}, sort_keys=True)
+def _begin(new: NewRun, definition: Definition, executor: wiring.Executor) -> RunHandle:
+    """Write a run down and have it executed, unless it is there already and goes its way."""
+    ports = executor.ports
+    started = ports.ledger.start(new)
+    hint: Hint | None = Hint(new.run_id, 0, new.queue)
+    if not started.created:
+        hint = _go_on(new, started, ports)
+    if hint is not None:
+        executor.execute(hint, definition)
+    else:
+        executor.stand_by(new.run_id, definition)
+    log_event(log, "run started", run_id=new.run_id, flow=new.flow_name, created=started.created)
+    return RunHandle(
+        new.run_id,
+        ledger=ports.ledger,
+        flags=ports.flags,
+        clock=ports.clock,
+        room=wiring.waiting_room(ports),
+        advice=executor.advice,
+        resume=partial(_resume, executor, definition),
+    )
 
 
 def _go_on(new: NewRun, known: Started, ports: Ports) -> Hint | None:
     """Decide what a second start with one run_id means; the hint, if there is something to execute."""
     if known.input_hash is None:
         _refuse_other_store(new, ports)
-    elif known.input_hash != new.input_hash:
-        raise RunConflictError(
-            f"there is a run {new.run_id!r} with other input already: choose another run_id", new.run_id
-        )
+    else:
+        require_same(new, known)
     if known.status is not Status.PAUSED or known.error_type != INTERRUPTED:
         return None
     try:
@@ -266,7 +308,7 @@ def _refuse_other_store(new: NewRun, ports: Ports) -> None:
     saved = ports.ledger.get_saved(new.run_id)
     blobs = {digest: text for digest, text in new.input.new_blobs.items() if text is not None}
     given = Trail.load(Saved([new.input.text], blobs))
-    if saved is None or _canonical(Trail.load(saved).texts) != _canonical(given.texts):
+    if saved is None or canonical(Trail.load(saved).texts) != canonical(given.texts):
         raise RunConflictError(
             f"there is a run {new.run_id!r} already, whose input nobody has kept: choose another run_id, or "
             "give the store of its last checkpoint to go on from there",
@@ -289,13 +331,3 @@ def _as_store(store: Store | Mapping[str, Any]) -> Store:
     if isinstance(store, Mapping):
         return Store(store)
     raise DefinitionError(f"a flow runs on a Store or a dict, got {store!r}")
-
-
-def _checked_id(value: str, what: str) -> str:
-    if not isinstance(value, str) or not value or not value.isprintable():
-        raise DefinitionError(f"{what} must be a printable string that is not empty, got {str(value)[:80]!r}")
-    if len(value) > MAX_NAME_LENGTH:
-        raise DefinitionError(
-            f"{what} has {len(value)} characters, {MAX_NAME_LENGTH} are allowed: shorten it"
-        )
-    return value

@@ -21,6 +21,7 @@ from pocoflow.engine.records import (
     STOPPED,
     Claim,
     Failure,
+    ForkPoint,
     Hint,
     NewRun,
     Position,
@@ -32,7 +33,7 @@ from pocoflow.engine.records import (
 )
 from pocoflow.engine.timing import CROWD_PATIENCE_S, OVERDUE_S, Retention, Timing
 from pocoflow.engine.wording import INTERRUPTED_TEXT, OVERDUE_TEXT, POISON_TEXT
-from pocoflow.errors import RunNotFoundError
+from pocoflow.errors import CheckpointNotFoundError, RunNotFoundError
 from pocoflow.store import Store
 
 MAX_ENDED_RUNS = 10_000
@@ -65,24 +66,11 @@ class MemoryLedger:
                 error = known.failure.error_type if known.failure else None
                 return Started(False, known.status, known.new.input_hash, error)
             now, held = self._clock.now(), run.owner is not None
-            self._runs[run.run_id] = row = MemoryRun(
-                new=run,
-                status=Status.RUNNING if held else Status.QUEUED,
-                node=run.node,
-                queue=run.queue,
-                home=run.home,
-                due_at=now,
-                wake_at=None,
-                deadline_at=None if run.timeout_s is None else now + run.timeout_s,
-                epoch=int(held),
-                owner=run.owner,
-                attempt=int(held),
-                created_at=self._journal.timestamp(),
-            )
+            self._runs[run.run_id] = row = MemoryRun.begun(run, now, self._journal.timestamp())
             self._blobs.keep(run.run_id, run.input)
-            row.started_at = row.created_at if held else None
             row.wake_by(now + (self._timing.lease_s if held else self._timing.grace_s))
-            self._journal.run(row, "flow_start", step=None, node=run.node)
+            forked = None if run.parent_run_id is None else "fork"
+            self._journal.run(row, "flow_start", step=None, node=run.node, action=forked)
             return Started(True, row.status, run.input_hash)
 
     def claim(self, run_id: str, step: int, *, owner: str) -> Claim | None:
@@ -100,7 +88,7 @@ class MemoryLedger:
             where = (run_id, row.new.flow_name, step, row.node)
             more = (unroutable_s, row.queue, left_s)
             position = Position(*where, row.epoch, owner, row.attempt, row.crashes, *more)
-            return Claim(position, self._blobs.saved(row))
+            return Claim(position, self._blobs.saved(row, row.step - 1))
 
     def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:
         with self._lock:
@@ -125,6 +113,7 @@ class MemoryLedger:
             self._journal.step(row, "node_start")
             self._journal.step(row, "node_end", action=record.action, elapsed_ms=record.elapsed_s * 1000)
             row.checkpoints.append(record.checkpoint)
+            row.ahead.append((record.next_node, record.next_queue))
             self._blobs.keep(position.run_id, record.checkpoint)
             row.step += 1
             row.crashes, row.dispatches, row.unroutable_at, row.failure = 0, 1, None, record.failure
@@ -281,7 +270,14 @@ class MemoryLedger:
     def get_saved(self, run_id: str) -> Saved | None:
         with self._lock:
             row = self._runs.get(run_id)
-            return None if row is None else self._blobs.saved(row)
+            return None if row is None else self._blobs.saved(row, row.step - 1)
+
+    def get_fork_point(self, run_id: str, step: int, *, node: str | None = None) -> ForkPoint:
+        with self._lock:
+            row = self._row(run_id)
+            if not -1 <= step < row.step:
+                raise CheckpointNotFoundError(f"run {run_id!r} has no checkpoint of step {step}", run_id)
+            return row.fork_point(step, node, self._blobs.saved(row, step))
 
     def _is_due(self, row: MemoryRun, home: str | None, crowded: Collection[str | None]) -> bool:
         """Whether it is overdue, or so long overdue that its home must have gone."""
