@@ -32,6 +32,7 @@ check: $(STAMP)  ## Lint, types, import rules
 	$(BIN)/lint-imports
 
 bench: $(STAMP)  ## Speed, as ratios in one run (minutes; see tests/bench/README.md)
+	$(BIN)/python -m tests.bench.codec
 	$(BIN)/python -m tests.bench.inline
 	$(BIN)/python -m tests.bench.hop
 	$(BIN)/python -m tests.bench.wait

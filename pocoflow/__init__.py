@@ -38,10 +38,12 @@ if TYPE_CHECKING:
         StoreSerializationError,
         StoreTypeError,
         UnknownFlowError,
+        UnregisteredTypeError,
         WaitTimeoutError,
     )
     from pocoflow.flow import Flow
     from pocoflow.node import AsyncNode, Node
+    from pocoflow.registered import register_type
     from pocoflow.registry import flow_factory
     from pocoflow.runner import RunHandle
     from pocoflow.store import Store
@@ -56,6 +58,7 @@ _HOMES = {
     "Store": "pocoflow.store",
     "WorkflowDB": "pocoflow.db.workflow_db",
     "flow_factory": "pocoflow.registry",
+    "register_type": "pocoflow.registered",
 }
 __all__ = [
     "AsyncNode",
@@ -89,10 +92,12 @@ __all__ = [
     "StoreSerializationError",
     "StoreTypeError",
     "UnknownFlowError",
+    "UnregisteredTypeError",
     "WaitTimeoutError",
     "WorkflowDB",
     "client",
     "flow_factory",
+    "register_type",
 ]
 
 

@@ -3,44 +3,75 @@
 Plain values stand in the text as themselves. A value that JSON has no form for is an object with the
 key `$t`: `{"$t": "tuple", "v": [1, 2]}`. A dict of the user's that JSON would change (keys that are no
 strings, or a key `$t` of its own) is written as pairs, so no data can be taken for a tag. Decoding
-builds only the types listed here and never imports a name found in data.
+builds only the types listed here and those that were registered, and never imports a name found in data.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, date, datetime, time, timedelta, timezone
-from decimal import Decimal
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
-from uuid import UUID
 
-from pocoflow.errors import StoreSerializationError
+from pocoflow.errors import StoreSerializationError, UnregisteredTypeError
+from pocoflow.object_forms import form_of
+from pocoflow.registered import known_class, known_name, usual_name
+from pocoflow.scalars import CONTENT, SCALARS, TAG, Unfit, decode_scalar
 
-TAG = "$t"
 MAX_DEPTH = 100
-_JSON_INT_LIMIT = 2**63
+_MEGABYTE = 1 << 20
+_ITEM, _FIELD = "[{!r}]", ".{}"
+_AS_IT_IS = frozenset({str, bool, type(None)})
+# What wrong text leads to, and what a registered class may raise while it is taken apart or put together.
+_WRONG = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 # Begins the name of a key that is no text, or that would look like one.
 _NO_TEXT = "$k"
 _JSON = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
 def dumps(data: Mapping[str, Any]) -> str:
-    """Return the data of a store as ASCII JSON text.
+    """Return the data of a store as one ASCII JSON text.
 
     Raises:
         StoreSerializationError: A value has no exact form; the message names its place and type.
     """
-    return _JSON.encode(_encode_pairs(data.items(), "store", 0))
+    with _refusals():
+        return _JSON.encode(_encode_dict(data, 0))
+
+
+def dump_values(data: Mapping[Any, Any], *, max_mb: float = math.inf) -> dict[str, str]:
+    """Return the data of a store as a JSON text for each key, by name: a name is a text for any key.
+
+    Raises:
+        StoreSerializationError: A value has no exact form, or the texts would take more than so many
+            megabytes; the message names its place and type.
+    """
+    texts: dict[str, str] = {}
+    key = None
+    with _refusals():
+        try:
+            for key, item in data.items():
+                texts[_name(key)] = _JSON.encode(item if type(item) in _AS_IT_IS else _encode(item, 0))
+        except _Refused as refused:
+            refused.place.append(_ITEM.format(key))
+            raise
+    size = sum(map(len, texts.values()))
+    if size > max_mb * _MEGABYTE:
+        raise _too_large(data, texts, size, max_mb)
+    return texts
+
+
+def load_values(texts: Mapping[str, str]) -> dict[Any, Any]:
+    """Return the data that `dump_values` wrote; raises as `loads` does."""
+    return {_key(name): _load(text) for name, text in texts.items()}
 
 
 def loads(text: str) -> dict[str, Any]:
     """Return the data that `dumps` wrote.
 
     Raises:
+        UnregisteredTypeError: It holds an object of a class that nobody has registered here.
         StoreSerializationError: The text is not what `dumps` writes.
     """
     data = _load(text)
@@ -49,157 +80,164 @@ def loads(text: str) -> dict[str, Any]:
     return data
 
 
-def dump_values(data: Mapping[Any, Any]) -> dict[str, str]:
-    """Return the data of a store as a JSON text for each key, by name: a name is a text for any key.
-
-    Raises:
-        StoreSerializationError: A value has no exact form; the message names its place and type.
-    """
-    return {_name(key): _JSON.encode(_encode(value, f"store[{key!r}]", 0)) for key, value in data.items()}
-
-
-def load_values(texts: Mapping[str, str]) -> dict[Any, Any]:
-    """Return the data that `dump_values` wrote.
-
-    Raises:
-        StoreSerializationError: A text is not what `dump_values` writes.
-    """
-    return {_key(name): _load(text) for name, text in texts.items()}
-
-
 def _name(key: Any) -> str:
     if type(key) is str and not key.startswith(_NO_TEXT):
         return key
-    return _NO_TEXT + _JSON.encode(_encode(key, f"the key {key!r} of store", 0))
+    return _NO_TEXT + _JSON.encode(_encode(key, 0))
 
 
 def _key(name: str) -> Any:
     return _load(name[len(_NO_TEXT) :]) if name.startswith(_NO_TEXT) else name
 
 
-def _load(text: str) -> Any:
+def _load(text: str, parser: json.JSONDecoder | None = None) -> Any:
     try:
-        return _PARSER.decode(text)
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as exc:
+        return (parser or _PARSER).decode(text)
+    except StoreSerializationError:
+        raise
+    except _WRONG as exc:
         raise StoreSerializationError(f"checkpoint cannot be read back: {exc}") from exc
 
 
-def _encode(value: Any, path: str, depth: int) -> Any:
+def verify(text: str) -> Any:
+    """Decode a value as far as its classes are registered here; raises StoreSerializationError.
+
+    For whoever passes it on: what it is an object of, only those need to know who read it.
+    """
+    return _load(text, _LENIENT_PARSER)
+
+
+def why_not(cls: type) -> str | None:
+    """Say why no checkpoint can carry an object of exactly this class; None if one can."""
+    if cls in _AS_IT_IS or cls in _ENCODERS or cls in SCALARS:
+        return None
+    known = known_class(cls)
+    if known is not None and known.form is not None:
+        return None
+    holds = f"holds a {usual_name(cls)}, which a checkpoint cannot carry exactly"
+    if form_of(cls) is None:
+        return f"{holds}: make it plain data (dict, list, str, number ...) before it goes into the store"
+    return f"{holds} before it is registered: {_call_register(cls.__qualname__)}"
+
+
+class _Refused(Exception):
+    """A value that cannot be carried; its place is put together, innermost first, on the way out."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+        self.place: list[str] = []
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except _Refused as refused:
+        place = "".join(reversed(refused.place))
+        raise StoreSerializationError(f"store{place[:200]} {refused.why}") from None
+
+
+def _encode(value: Any, depth: int) -> Any:
     kind = type(value)
-    if kind is str or kind is bool or value is None:
+    if kind in _AS_IT_IS:
         return value
-    if depth > MAX_DEPTH:
-        raise StoreSerializationError(
-            f"{path[:200]} is nested more than {MAX_DEPTH} levels deep or contains itself: flatten it"
-        )
-    encode = _ENCODERS.get(kind)
-    if encode is not None:
-        return encode(value, path, depth + 1)
-    scalar = _SCALARS.get(kind)
-    if scalar is not None:
-        return {TAG: scalar[0], "v": scalar[1](value)}
-    raise StoreSerializationError(
-        f"{path[:200]} holds a {kind.__module__}.{kind.__qualname__}, which a checkpoint cannot carry "
-        "exactly: make it plain data (dict, list, str, number ...) before it goes into the store"
-    )
+    try:
+        scalar = SCALARS.get(kind)
+        if scalar is not None:
+            return scalar(value)
+        if depth > MAX_DEPTH:
+            raise Unfit(f"is nested more than {MAX_DEPTH} levels deep or contains itself: flatten it")
+        container = _ENCODERS.get(kind)
+        if container is not None:
+            return container(value, depth + 1)
+        return _encode_object(value, kind, depth + 1)
+    except Unfit as exc:
+        raise _Refused(str(exc)) from exc
 
 
-def _encode_int(value: int, path: str, depth: int) -> Any:
-    # Python refuses to read a very long decimal number back, so large ones are written in hexadecimal.
-    return value if -_JSON_INT_LIMIT < value < _JSON_INT_LIMIT else {TAG: "int", "v": hex(value)}
-
-
-def _encode_float(value: float, path: str, depth: int) -> Any:
-    return value if math.isfinite(value) else {TAG: "float", "v": repr(value)}
-
-
-def _encode_list(value: Iterable[Any], path: str, depth: int) -> list[Any]:
-    return [_encode(item, f"{path}[{index}]", depth) for index, item in enumerate(value)]
-
-
-def _encode_dict(value: dict[Any, Any], path: str, depth: int) -> Any:
-    if TAG not in value and all(type(key) is str for key in value):
-        return _encode_pairs(value.items(), path, depth)
-    return {TAG: "dict", "v": _encode_list([list(pair) for pair in value.items()], path, depth)}
-
-
-def _encode_pairs(pairs: Iterable[tuple[Any, Any]], path: str, depth: int) -> Any:
-    encoded: dict[Any, Any] = {}
-    for key, value in pairs:
-        if type(key) is not str or key == TAG:
-            return _encode_dict(dict(pairs), path, depth)
-        encoded[key] = _encode(value, f"{path}[{key!r}]", depth)
+def _encode_list(value: Iterable[Any], depth: int) -> list[Any]:
+    encoded: list[Any] = []
+    try:
+        for item in value:
+            encoded.append(item if type(item) in _AS_IT_IS else _encode(item, depth))
+    except _Refused as refused:
+        refused.place.append(f"[{len(encoded)}]")
+        raise
     return encoded
 
 
-def _tagged(tag: str) -> Callable[[Any, str, int], Any]:
-    def encode(value: Iterable[Any], path: str, depth: int) -> Any:
-        return {TAG: tag, "v": _encode_list(value, path, depth)}
+def _encode_dict(value: Mapping[Any, Any], depth: int, place: str = _ITEM) -> Any:
+    encoded: dict[str, Any] = {}
+    key = None
+    try:
+        for key, item in value.items():
+            if type(key) is not str or key == TAG:
+                break
+            encoded[key] = item if type(item) in _AS_IT_IS else _encode(item, depth)
+        else:
+            return encoded
+    except _Refused as refused:
+        refused.place.append(place.format(key))
+        raise
+    return {TAG: "dict", CONTENT: _encode_pairs(value, depth)}
+
+
+def _encode_pairs(value: Mapping[Any, Any], depth: int) -> list[Any]:
+    encoded: list[Any] = []
+    for index, (key, item) in enumerate(value.items()):
+        pair: list[Any] = []
+        try:
+            pair.append(_encode(key, depth))
+            pair.append(_encode(item, depth))
+        except _Refused as refused:
+            refused.place.append(f"[{_JSON.encode(pair[0])}]" if pair else f".keys()[{index}]")
+            raise
+        encoded.append(pair)
+    return encoded
+
+
+def _encode_object(value: Any, kind: type, depth: int) -> Any:
+    registered = known_class(kind)
+    if registered is None or registered.form is None:
+        raise Unfit(str(why_not(kind)))
+    try:
+        parts = registered.form.take(value)
+    except _WRONG as exc:
+        raise Unfit(f"holds a {registered.name} that cannot be taken apart: {exc!r}") from exc
+    encoded = {TAG: "object", "type": registered.name}
+    for name, part in parts.items():
+        encoded[name] = _encode_dict(part, depth, _FIELD) if type(part) is dict else _encode(part, depth)
+    return encoded
+
+
+def _tagged(tag: str) -> Callable[[Any, int], Any]:
+    def encode(value: Iterable[Any], depth: int) -> Any:
+        return {TAG: tag, CONTENT: _encode_list(value, depth)}
 
     return encode
 
 
-def _encode_set(tag: str) -> Callable[[Any, str, int], Any]:
-    def encode(value: Iterable[Any], path: str, depth: int) -> Any:
+def _encode_set(tag: str) -> Callable[[Any, int], Any]:
+    def encode(value: Iterable[Any], depth: int) -> Any:
         # In one order, so that equal sets give equal text and a repeated start is recognised.
-        return {TAG: tag, "v": sorted(_encode_list(value, path, depth), key=json.dumps)}
+        return {TAG: tag, CONTENT: sorted(_encode_list(value, depth), key=json.dumps)}
 
     return encode
 
 
-def _encode_moment(tag: str) -> Callable[[Any, str, int], Any]:
-    def encode(value: datetime | time, path: str, depth: int) -> Any:
-        zone = value.tzinfo
-        extra: dict[str, Any] = {"fold": 1} if value.fold else {}
-        # A geographic zone would come back as a bare offset, with other daylight saving rules.
-        if zone is not None and type(zone) is not timezone:
-            raise StoreSerializationError(
-                f"{path[:200]} holds a {tag} in the zone {zone}, which a checkpoint cannot carry exactly: "
-                "store it in UTC (value.astimezone(timezone.utc))"
-            )
-        if zone is not None and zone is not UTC:
-            # ISO text has no place for the name of an offset, and Python reads some offsets back wrong.
-            extra["zone"] = _encode_list((zone.utcoffset(None), zone.tzname(None)), path, depth)
-            value = value.replace(tzinfo=None)
-        return {TAG: tag, "v": value.isoformat(), **extra}
-
-    return encode
-
-
-_ENCODERS: dict[type, Callable[[Any, str, int], Any]] = {
-    int: _encode_int,
-    float: _encode_float,
+_ENCODERS: dict[type, Callable[[Any, int], Any]] = {
     list: _encode_list,
     dict: _encode_dict,
     tuple: _tagged("tuple"),
     set: _encode_set("set"),
     frozenset: _encode_set("frozenset"),
-    datetime: _encode_moment("datetime"),
-    time: _encode_moment("time"),
 }
-_SCALARS: dict[type, tuple[str, Callable[[Any], Any]]] = {
-    bytes: ("bytes", lambda value: b64encode(value).decode("ascii")),
-    date: ("date", date.isoformat),
-    timedelta: ("timedelta", lambda value: [value.days, value.seconds, value.microseconds]),
-    Decimal: ("decimal", str),
-    UUID: ("uuid", str),
-    type(Path()): ("path", str),
-}
-_DECODERS: dict[str, Callable[[Any], Any]] = {
-    "int": lambda value: int(value, 16),
-    "float": float,
+_CONTAINERS: dict[str, Callable[[Any], Any]] = {
     "dict": dict,
     "tuple": tuple,
     "set": set,
     "frozenset": frozenset,
-    "bytes": lambda value: b64decode(value, validate=True),
-    "datetime": datetime.fromisoformat,
-    "date": date.fromisoformat,
-    "time": time.fromisoformat,
-    "timedelta": lambda value: timedelta(*value),
-    "decimal": Decimal,
-    "uuid": UUID,
-    "path": Path,
 }
 
 
@@ -207,13 +245,48 @@ def _untag(value: dict[str, Any]) -> Any:
     if TAG not in value:
         return value
     tag = value[TAG]
-    decode = _DECODERS.get(tag)
-    if decode is None:
-        raise ValueError(f"unknown tag {tag!r}, perhaps of a newer PocoFlow")
-    decoded = decode(value["v"])
-    if "zone" in value:
-        decoded = decoded.replace(tzinfo=timezone(*value["zone"]))
-    return decoded.replace(fold=1) if value.get("fold") else decoded
+    if tag == "object":
+        return _build_object(value)
+    container = _CONTAINERS.get(tag)
+    return decode_scalar(value) if container is None or len(value) > 2 else container(value[CONTENT])
+
+
+def _build_object(value: dict[str, Any]) -> Any:
+    name = value["type"]
+    registered = known_name(name)
+    if registered is None or registered.form is None:
+        raise unregistered("checkpoint holds", name)
+    try:
+        return registered.form.build(value)
+    except Unfit as exc:
+        raise ValueError(f"it holds a {name}, but {exc}") from exc
+
+
+def unregistered(who: str, name: str) -> UnregisteredTypeError:
+    """Return the error for the name of a class that is in data and not among the registered ones."""
+    advice = _call_register(str(name).rpartition(".")[2])
+    return UnregisteredTypeError(f"{who} a {name}, which is not registered in this process: {advice}")
+
+
+def _call_register(name: str) -> str:
+    return f"call pocoflow.register_type({name}) in the module that defines the flow"
+
+
+def _too_large(data: Mapping[Any, Any], texts: Mapping[str, str], size: int, max_mb: float) -> Exception:
+    key, text = max(zip(data, texts.values(), strict=True), key=lambda pair: len(pair[1]))
+    return StoreSerializationError(
+        f"store takes {size / _MEGABYTE:.1f} MB, POCOFLOW_MAX_STORE_MB allows {max_mb:g}: "
+        f"store[{str(key)[:200]!r}], a {type(data[key]).__name__}, has {len(text) / _MEGABYTE:.1f} MB of it: "
+        "keep large data in a file or a database of its own, and its path or key in the store"
+    )
+
+
+def _untag_known(value: dict[str, Any]) -> Any:
+    try:
+        return _untag(value)
+    except UnregisteredTypeError:
+        return None
 
 
 _PARSER = json.JSONDecoder(object_hook=_untag)
+_LENIENT_PARSER = json.JSONDecoder(object_hook=_untag_known)

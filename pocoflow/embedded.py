@@ -30,6 +30,7 @@ from pocoflow.engine.deliver import crowded_queues, deliver
 from pocoflow.engine.faults import Deliver, Faults
 from pocoflow.engine.graph import Definition
 from pocoflow.engine.ports import Ledger, Ports, is_settled
+from pocoflow.engine.prune import Pruner
 from pocoflow.engine.records import Continue, Finish, Hint, Outcome, Status
 from pocoflow.errors import BrokerError, DatabaseError, InvalidTransitionError
 from pocoflow.logging import ERROR, get_logger, log_event
@@ -147,11 +148,14 @@ class _Worker(WorkController):  # type: ignore[misc]
 class EmbeddedWorker:
     """Executes the runs that this process starts, until the process ends."""
 
-    def __init__(self, settings: Settings, faults: Faults | None = None) -> None:
+    def __init__(
+        self, settings: Settings, faults: Faults | None = None, pruner: Pruner | None = None
+    ) -> None:
         name = f"{socket.gethostname()}:{os.getpid()}"
         self.home = f"embedded:{name}:{uuid4().hex}"
         self._name = name
         self._settings = settings
+        self._pruner = pruner
         self._runs: dict[str, tuple[Definition, Ports]] = {}
         # Those of them for which no hint is on its way, in the order in which to look at them.
         self._idle: dict[str, None] = {}
@@ -234,6 +238,8 @@ class EmbeddedWorker:
         crowded = crowded_queues(self._dispatcher, (None,))
         for hint in ledger.sweep(home=self.home, crowded=crowded):
             self._dispatcher.send(hint)
+        if self._pruner is not None:
+            self._pruner.prune(ledger)
 
     def _sweep_runs(self) -> None:
         for run_id, (definition, ports) in list(self._standing_by.items()):

@@ -9,6 +9,7 @@
     │   ├─ StoreKeyError(KeyError)               a key that is not there
     │   ├─ StoreSchemaError(ValueError)          a schema that cannot work, or is not fulfilled
     │   └─ StoreSerializationError(TypeError)    a value that a checkpoint cannot carry
+    │       └─ UnregisteredTypeError(LookupError)   saved data has a class that is not registered here
     ├─ RunError                                  has run_id
     │   ├─ RunNotFoundError(LookupError)
     │   ├─ CheckpointNotFoundError(KeyError)
@@ -72,6 +73,10 @@ class StoreSchemaError(StoreError, ValueError):
 
 class StoreSerializationError(StoreError, TypeError):
     """A value that a checkpoint cannot carry."""
+
+
+class UnregisteredTypeError(StoreSerializationError, LookupError):
+    """Saved data names a class that this process has not registered."""
 
 
 class RunError(PocoFlowError):

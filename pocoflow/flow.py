@@ -14,9 +14,9 @@ from typing import Any, Self
 from pocoflow import wiring
 from pocoflow.engine.fork import fork_of
 from pocoflow.engine.graph import Definition, Graph
-from pocoflow.engine.history import Trail
+from pocoflow.engine.history import Saved, Trail
 from pocoflow.engine.hooks import Hook, Hooks
-from pocoflow.engine.identity import checked_id, fresh_run_id, input_hash, require_same
+from pocoflow.engine.identity import canonical, checked_id, fresh_run_id, input_hash, require_same
 from pocoflow.engine.inline import run_inline
 from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Ports
@@ -262,6 +262,7 @@ class Flow:
             home=home,
             owner=owner,
             timeout_s=self.timeout,
+            schema=ports.ledger.encode_schema(store),
         )
 
 
@@ -290,13 +291,29 @@ def _begin(new: NewRun, definition: Definition, executor: wiring.Executor) -> Ru
 
 def _go_on(new: NewRun, known: Started, ports: Ports) -> Hint | None:
     """Decide what a second start with one run_id means; the hint, if there is something to execute."""
-    require_same(new, known)
+    if known.input_hash is None:
+        _refuse_other_store(new, ports)
+    else:
+        require_same(new, known)
     if known.status is not Status.PAUSED or known.error_type != INTERRUPTED:
         return None
     try:
         return ports.ledger.resume(new.run_id, home=new.home)
     except InvalidTransitionError:
         return None  # Another process was quicker to let it go on.
+
+
+def _refuse_other_store(new: NewRun, ports: Ports) -> None:
+    """PocoFlow 0.2 kept no input: who goes on with a run of it gives the store that it has come to."""
+    saved = ports.ledger.get_saved(new.run_id)
+    blobs = {digest: text for digest, text in new.input.new_blobs.items() if text is not None}
+    given = Trail.load(Saved([new.input.text], blobs))
+    if saved is None or canonical(Trail.load(saved).texts) != canonical(given.texts):
+        raise RunConflictError(
+            f"there is a run {new.run_id!r} already, whose input nobody has kept: choose another run_id, or "
+            "give the store of its last checkpoint to go on from there",
+            new.run_id,
+        )
 
 
 def _resume(executor: wiring.Executor, definition: Definition, run_id: str) -> Status:

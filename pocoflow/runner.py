@@ -68,10 +68,10 @@ class RunHandle:
     @property
     def store(self) -> Store:
         """The data as of the last finished step: a copy, later steps do not change it."""
-        state = self._ledger.get_state(self.run_id)
-        if state is None:
+        saved = self._ledger.get_saved(self.run_id)
+        if saved is None:
             raise self._not_found()
-        return Store(Trail.load(state).data(), name=self.run_id)
+        return Trail.load(saved).store(self.run_id, lenient=True)
 
     def wait(self, timeout: float | None = None) -> Store:
         """Block until the run has ended and return its final store.

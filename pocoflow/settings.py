@@ -51,6 +51,9 @@ class Settings(BaseSettings):
         grace_s: Seconds that a message may take before it is sent again.
         unroutable_s: Seconds after which a run fails when no worker knows its flow.
         max_crashes: How many lost workers a step may cost before its run fails.
+        retain_days: Days after which the sweeps of workers delete runs that have ended; None keeps all.
+        retain_failed: Whether they leave those that failed.
+        max_store_mb: Megabytes that a store may take in a checkpoint.
         embedded_threads: Steps that the worker inside a process executes at the same time.
         faults: For testing only: what is to go wrong on purpose, see `pocoflow.engine.fault_rules`.
         effect_log: For testing only: a file that gets a line before each execution of a node.
@@ -75,6 +78,9 @@ class Settings(BaseSettings):
     grace_s: Seconds = 5.0
     unroutable_s: Seconds = 60.0
     max_crashes: int = Field(default=3, ge=0)
+    retain_days: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    retain_failed: bool = False
+    max_store_mb: float = Field(default=64.0, gt=0, allow_inf_nan=False)
     embedded_threads: int = Field(default_factory=lambda: min(4, os.cpu_count() or 1), ge=1)
     faults: str | None = None
     effect_log: str | None = None

@@ -16,11 +16,13 @@ from pocoflow.errors import (
     StoreTypeError,
 )
 from pocoflow.logging import get_logger
+from pocoflow.schema import Schema
 
 log = get_logger("store")
 
 Observer = Callable[[str, Any, Any], None]
-Schema = Mapping[str, Any]
+GivenSchema = Mapping[str, Any] | type | Schema
+_UNTYPED = Schema.of({})
 
 
 class Store(MutableMapping[str, Any]):
@@ -28,26 +30,27 @@ class Store(MutableMapping[str, Any]):
 
     Args:
         data: The first content; a copy of the mapping is kept, not of the values in it.
-        schema: Key to type, or to a tuple of types. Each later write to such a key is checked; the first
-            content is not, so that a key may start as a placeholder: `validate` checks it on demand.
+        schema: Key to type (`str`, `list[str] | None`, `Literal["a", "b"]`, a tuple of types ...); or a
+            TypedDict, dataclass or Pydantic model class that has the keys as its fields. Each later write to
+            such a key is checked; the first content is not, so that a key may start as a placeholder:
+            `validate` checks it on demand. The classes in it are registered, see `register_type`.
         name: Shown in messages and snapshots.
 
     Raises:
-        StoreSchemaError: The schema names something that no value can be checked against, like `list[str]`.
+        StoreSchemaError: The schema names something that no value can be checked against.
+        DefinitionError: Another class is registered by the name of one in it.
     """
 
     def __init__(
         self,
         data: Mapping[str, Any] | None = None,
-        schema: Schema | None = None,
+        schema: GivenSchema | None = None,
         name: str = "store",
     ) -> None:
         self._data: dict[str, Any] = dict(data or {})
-        self._schema: dict[str, Any] = dict(schema or {})
+        self._schema = _UNTYPED if schema is None else Schema.of(schema)
         self._observers: list[Observer] = []
         self.name = name
-        for key, expected in self._schema.items():
-            _check_expected(key, expected)
 
     def __getitem__(self, key: str) -> Any:
         try:
@@ -58,7 +61,8 @@ class Store(MutableMapping[str, Any]):
             ) from None
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self._check_type(key, value)
+        if key in self._schema.shapes:
+            self._check_write(key, value)
         old = self._data.get(key)
         self._data[key] = value
         self._notify(key, old, value)
@@ -80,6 +84,11 @@ class Store(MutableMapping[str, Any]):
     def __repr__(self) -> str:
         return f"Store(name={self.name!r}, keys={list(self._data)})"
 
+    @property
+    def schema(self) -> Schema:
+        """The types of its keys; false when it has none."""
+        return self._schema
+
     def as_dict(self) -> dict[str, Any]:
         """Return the dict inside, not a copy: a write to it skips schema and observers."""
         return self._data
@@ -91,13 +100,14 @@ class Store(MutableMapping[str, Any]):
             StoreSchemaError: A key of the schema is missing.
             StoreTypeError: A value is not of its key's type.
         """
-        missing = [key for key in self._schema if key not in self._data]
+        missing = sorted(self._schema.required.difference(self._data), key=str)
         if missing:
             raise StoreSchemaError(
                 f"store {self.name!r} lacks {missing}, which its schema requires: set them first"
             )
-        for key in self._schema:
-            self._check_type(key, self._data[key])
+        for key in self._schema.shapes:
+            if key in self._data:
+                self._check_type(key, self._data[key])
 
     def add_observer(self, callback: Observer) -> None:
         """Call `callback(key, old, new)` after each write; `new` is None when the key was deleted.
@@ -127,7 +137,7 @@ class Store(MutableMapping[str, Any]):
         draft.replace(target)
 
     @classmethod
-    def restore(cls, path: str | Path, schema: Schema | None = None) -> Store:
+    def restore(cls, path: str | Path, schema: GivenSchema | None = None) -> Store:
         """Read a file that `snapshot` wrote, with the schema to check later writes by.
 
         Raises:
@@ -140,13 +150,21 @@ class Store(MutableMapping[str, Any]):
             raise StoreSerializationError(f"{path} is not a snapshot of a store: {exc}") from exc
         return cls(data, schema=schema, name=name)
 
+    def _check_write(self, key: str, value: Any) -> None:
+        self._check_type(key, value)
+        why_not = codec.why_not(type(value))
+        if why_not is not None:
+            raise StoreSerializationError(f"store[{key!r}] {why_not}")
+
     def _check_type(self, key: str, value: Any) -> None:
-        expected = self._schema.get(key)
-        if expected is None or isinstance(value, expected):
+        shape = self._schema.shapes[key]
+        wrong = shape.check(value)
+        if wrong is None:
             return
-        raise StoreTypeError(
-            f"store {self.name!r}: key {key!r} takes {_type_name(expected)}, got {type(value).__name__}"
-        )
+        where = f"store {self.name!r}: key {key!r} takes"
+        if wrong.place:
+            where = f"{where} {shape}: store[{key!r}]{wrong.place[:200]} takes"
+        raise StoreTypeError(f"{where} {wrong.expected}, got {wrong.got}")
 
     def _notify(self, key: str, old: Any, new: Any) -> None:
         for observer in self._observers:
@@ -154,18 +172,3 @@ class Store(MutableMapping[str, Any]):
                 observer(key, old, new)
             except Exception:
                 log.warning("store observer raised for key %r, the write stands", key, exc_info=True)
-
-
-def _check_expected(key: str, expected: Any) -> None:
-    try:
-        isinstance(None, expected)
-    except TypeError as exc:
-        raise StoreSchemaError(
-            f"schema of key {key!r} must be a type or a tuple of types, got {expected!r}"
-        ) from exc
-
-
-def _type_name(expected: Any) -> str:
-    if isinstance(expected, tuple):
-        return " or ".join(_type_name(option) for option in expected)
-    return str(getattr(expected, "__name__", expected))

@@ -22,8 +22,9 @@ from pocoflow.engine.heartbeat import Enforcer, Heartbeats
 from pocoflow.engine.local import LocalFlags, Unstoppable, Untracked, Unwatched
 from pocoflow.engine.memory import MemoryLedger
 from pocoflow.engine.ports import ControlFlags, Dispatcher, Ledger, Ports
+from pocoflow.engine.prune import Pruner
 from pocoflow.engine.records import Hint
-from pocoflow.engine.timing import Timing
+from pocoflow.engine.timing import Retention, Timing
 from pocoflow.engine.waiting import WaitingRoom
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NOBODY = "nobody"
+DAY_S = 86_400.0
 CLOCK = SystemClock()
 UNTRACKED = Ports(Untracked(), LocalFlags(), Unwatched(), CLOCK)
 
@@ -207,6 +209,14 @@ def with_faults(definition: Definition, ports: Ports) -> Definition:
     return ledger.faults.definition(definition) if isinstance(ledger, FaultyLedger) else definition
 
 
+def pruner(settings: Settings) -> Pruner | None:
+    """What deletes old runs now and then, if that is wanted."""
+    if settings.retain_days is None:
+        return None
+    retention = Retention(older_than_s=settings.retain_days * DAY_S, keep_failed=settings.retain_failed)
+    return Pruner(retention, CLOCK)
+
+
 def preload() -> None:
     """Import what the parts are made of, for a process that forks others which begin with their first step.
 
@@ -289,7 +299,7 @@ def _open_ledger(url: Any, settings: Settings) -> Ledger:
     from pocoflow.db.sqlite import SqliteLedger
 
     kind = SqliteLedger if url.get_backend_name() == "sqlite" else PostgresLedger
-    ledger: Ledger = kind(url, _timing(settings), sleep=CLOCK.sleep)
+    ledger: Ledger = kind(url, _timing(settings), sleep=CLOCK.sleep, max_store_mb=settings.max_store_mb)
     # Runs whose process was killed are told apart now, for a laptop where no worker sweeps.
     ledger.sweep(home=NOBODY)
     return ledger
@@ -303,13 +313,14 @@ def _own_ports(database: str | Path | None, settings: Settings) -> Ports:
 
 
 def _memory_ports(settings: Settings) -> Ports:
-    return _tracked(MemoryLedger(CLOCK, _timing(settings)), settings, Unstoppable())
+    ledger = MemoryLedger(CLOCK, _timing(settings), max_store_mb=settings.max_store_mb)
+    return _tracked(ledger, settings, Unstoppable())
 
 
 def _embedded_worker(settings: Settings) -> Any:
     from pocoflow.embedded import EmbeddedWorker
 
-    return EmbeddedWorker(settings, faults(settings))
+    return EmbeddedWorker(settings, faults(settings), pruner(settings))
 
 
 def _timing(settings: Settings) -> Timing:

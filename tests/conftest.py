@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-pytest_plugins = ["tests.support.services"]
+pytest_plugins = ["tests.support.services", "tests.support.seed"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,19 +1,24 @@
-"""`pocoflow db`: look after the database that keeps the runs."""
+"""`pocoflow db`: look after the database that keeps the runs, and bring its tables up to date."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import groupby
 
 import click
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
+from sqlalchemy.engine import URL
 
-from pocoflow.db.connect import database_url, shown
+from pocoflow.db.connect import copy_name, current_revision, database_url, shown
+from pocoflow.db.connect import upgrade as upgrade_tables
 from pocoflow.db.fsck import INVARIANTS, Report, examine
+from pocoflow.db.version import NEWEST, REVISIONS
 from pocoflow.settings import Settings
 
 SHOWN_RUNS = 10
@@ -24,17 +29,20 @@ def command() -> None:
     """Look after the database that keeps the runs."""
 
 
-@command.command()
-@click.option(
+_which_database = click.option(
     "--database", metavar="URL", help="SQLite file or database URL; POCOFLOW_DATABASE_URL by default."
 )
+
+
+@command.command()
+@_which_database
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, with every run.")
 def check(database: str | None, as_json: bool) -> None:
     """Check that the history of every run keeps all promises.
 
     Reads one moment of the database in one transaction and changes nothing, so workers may be at work
-    meanwhile. Runs that were written by hand, through WorkflowDB, are left out. Set POCOFLOW_MAX_CRASHES
-    as for the workers.
+    meanwhile. Runs that were written by hand, through WorkflowDB, or by PocoFlow 0.2 are left out. Set
+    POCOFLOW_MAX_CRASHES as for the workers.
 
     The exit code is 0 if all is well, and 1 if a promise is broken or the database cannot be checked.
 
@@ -58,10 +66,77 @@ def check(database: str | None, as_json: bool) -> None:
         raise SystemExit(1)
 
 
+@command.command()
+@_which_database
+def upgrade(database: str | None) -> None:
+    """Bring the tables up to date, or make them in a database that has none.
+
+    End the programs and workers that use the database first. The upgrade happens whole or not at all: it
+    can be repeated, also after it was killed. Of two that are started at once, one waits for the other.
+
+    An SQLite file is copied first, to FILE.before-REVISION beside it. Of a Postgres database, make a backup.
+
+    The exit code is 0 if the tables are up to date now, and else 1.
+
+    \b
+    Examples:
+      pocoflow db upgrade
+      pocoflow db upgrade --database runs.db
+    """
+    url = _url(database)
+    with _progress() as progress:
+        bar = progress.add_task("upgrading", total=None)
+        show = partial(progress.update, bar, refresh=True)
+        before = upgrade_tables(url, lambda done, total: show(completed=done, total=total))
+    click.echo(f"database  {shown(url)}")
+    if before is None:
+        click.echo(f"tables made, at revision {NEWEST}")
+    elif before == NEWEST:
+        click.echo(f"revision {NEWEST} is up to date")
+    else:
+        click.echo(f"upgraded from revision {before} ({REVISIONS[before]}) to {NEWEST} ({REVISIONS[NEWEST]})")
+        if url.get_backend_name() == "sqlite":
+            click.echo(f"the file as it was is {copy_name(url)}")
+
+
+@command.command()
+@_which_database
+def current(database: str | None) -> None:
+    """Show the revision of the tables, and the newest one; changes nothing.
+
+    The exit code is 0 if the tables are up to date. It is 1 if they have to be made or upgraded first, which
+    an SQLite file is by whoever opens it, and a Postgres database by `pocoflow db upgrade`.
+
+    \b
+    Examples:
+      pocoflow db current
+      pocoflow db current --database runs.db
+    """
+    url = _url(database)
+    revision = current_revision(url)
+    click.echo(f"database  {shown(url)}")
+    click.echo(f"revision  {'none' if revision is None else f'{revision} ({REVISIONS[revision]})'}")
+    click.echo(f"newest    {NEWEST} ({REVISIONS[NEWEST]})")
+    if revision != NEWEST:
+        raise SystemExit(1)
+
+
+def _url(database: str | None) -> URL:
+    return database_url(database or Settings.load().database_url)
+
+
+def _progress() -> Progress:
+    """A line on a terminal, for an upgrade that takes its time; nothing in a log."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("runs"))
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
 def _show(database: str, report: Report) -> None:
     console = Console(highlight=False, markup=False)
     console.print(f"database  {database}", soft_wrap=True)
-    by_hand = f"; left out: {_count(report.by_hand, 'run')} written by hand" if report.by_hand else ""
+    left_out = f"; left out: {_count(report.by_hand, 'run')} written by hand or by 0.2"
+    by_hand = left_out if report.by_hand else ""
     looked_at = ((report.runs, "run"), (report.steps, "step"), (report.events, "event"))
     console.print(f"checked   {', '.join(_count(*what) for what in looked_at)}{by_hand}", soft_wrap=True)
     broken = {

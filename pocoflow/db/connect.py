@@ -7,10 +7,11 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import (
     ArgumentError,
@@ -21,26 +22,37 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
-from pocoflow.db.schema import metadata, runs
 from pocoflow.db.shared_file import refuse_network_file
+from pocoflow.db.version import NEWEST, older, require_newest, revision_of, set_up
 from pocoflow.engine.clock import SystemClock
 from pocoflow.errors import DatabaseError
+from pocoflow.logging import get_logger, log_event
 from pocoflow.settings import mask_url
 
 BUSY_TIMEOUT_S = 30.0
 MAX_IDLE_WAL_BYTES = 8 << 20
 SETUP_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 _SETUP_LOCK = 0x706F636F
+_DISCREET: dict[str, Any] = {"hide_parameters": True}  # A store is no reading for who looks at a traceback.
 _START_HINT = {
     "postgresql": "start it (for example: docker compose up -d postgres) or set POCOFLOW_DATABASE_URL",
     "sqlite": "check that its folder exists and can be written, or set POCOFLOW_DATABASE_URL",
 }
+_READ_ONLY = ("readonly database", "unable to open database file")
+_WRITE_HINT = (
+    "this user must be able to write the file and its folder, also to read it or to upgrade it: copy it to "
+    "where that is so"
+)
 _WRONG_ONE = "nothing has run on it yet, or the runs are in another one"
+
+Report = Callable[[int, int], None]
 
 _engines: dict[tuple[URL, int], Engine] = {}
 _lock = threading.Lock()
 
 T = TypeVar("T")
+
+log = get_logger("db")
 
 
 def database_url(database: str | Path) -> URL:
@@ -78,12 +90,12 @@ def shown(url: URL) -> str:
 
 
 def engine_for(url: URL) -> Engine:
-    """Return the engine of this process for a database, with its tables made on first use.
+    """Return the engine of this process for a database, with its tables made or upgraded on first use.
 
     A forked child gets an engine of its own: a connection shared with the parent would mix up answers.
 
     Raises:
-        DatabaseError: The database cannot be reached, or was made by another version.
+        DatabaseError: The database cannot be reached, or has the tables of another version.
     """
     key = (url, os.getpid())
     known = _engines.get(key)
@@ -92,10 +104,7 @@ def engine_for(url: URL) -> Engine:
     with _lock:
         if key not in _engines:
             engine = _open(url)
-            with translated(url):
-                # Processes that come first at once may find the new file locked while one turns on WAL,
-                # and for that SQLite does not wait by itself.
-                with_retry(lambda: _set_up(engine), pauses=iter(SETUP_PAUSES_S), sleep=SystemClock().sleep)
+            _make_ready(engine)
             _engines[key] = engine
         return _engines[key]
 
@@ -110,9 +119,44 @@ def snapshot(url: URL) -> Iterator[Connection]:
     engine = _open_reader(url)
     try:
         with translated(url), engine.connect() as connection, _reading(connection):
-            if not _tables_exist(connection):
+            if require_newest(connection) is None:
                 raise DatabaseError(f"database {shown(url)} has no tables of PocoFlow: {_WRONG_ONE}")
             yield connection
+    finally:
+        engine.dispose()
+
+
+def upgrade(url: URL, report: Report | None = None) -> str | None:
+    """Make the tables, or bring them up to date; returns the revision that they had before, None for none.
+
+    Args:
+        report: Told how many of how many runs are done.
+
+    Raises:
+        DatabaseError: It cannot be reached, copied or upgraded, or has the tables of another version.
+    """
+    engine = _open(url)
+    try:
+        return _make_ready(engine, report=report, asked=True)
+    finally:
+        engine.dispose()
+
+
+def copy_name(url: URL) -> Path:
+    """Where an SQLite file is kept as it was before an upgrade."""
+    return Path(f"{url.database}.before-{NEWEST}")
+
+
+def current_revision(url: URL) -> str | None:
+    """Return the revision of the tables, None for no tables; changes nothing.
+
+    Raises:
+        DatabaseError: It cannot be reached, or has the tables of another version.
+    """
+    engine = _open_reader(url)
+    try:
+        with translated(url), engine.connect() as connection:
+            return revision_of(connection)
     finally:
         engine.dispose()
 
@@ -130,9 +174,21 @@ def translated(url: URL) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as exc:
-        reason = str(exc.orig) if isinstance(exc, DBAPIError) and exc.orig is not None else str(exc)
         hint = _START_HINT[url.get_backend_name()] if is_passing(exc) else "see the cause above"
-        raise DatabaseError(f"database {shown(url)} failed: {reason.strip()}: {hint}") from exc
+        reason = _reason(exc)
+        if any(sign in reason for sign in _READ_ONLY):
+            hint = _WRITE_HINT
+        raise DatabaseError(f"database {shown(url)} failed: {reason}: {hint}") from exc
+    except (UnicodeEncodeError, OverflowError) as exc:  # which drivers raise before they ask the database
+        raise DatabaseError(f"database {shown(url)} cannot take such a value: {exc}") from exc
+
+
+def _reason(exc: SQLAlchemyError) -> str:
+    if not isinstance(exc, DBAPIError) or exc.orig is None:
+        return str(exc)
+    # All that Postgres has to say may quote the row, and with it the store.
+    told = getattr(getattr(exc.orig, "diag", None), "message_primary", None)
+    return str(told or exc.orig).strip()
 
 
 def is_passing(exc: BaseException) -> bool:
@@ -146,7 +202,7 @@ def is_passing(exc: BaseException) -> bool:
 
 def _open(url: URL) -> Engine:
     # AUTOCOMMIT: a verb is one statement, and a begin and a commit would be two more round trips.
-    options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT", "pool_reset_on_return": None}
+    options: dict[str, Any] = {**_DISCREET, "isolation_level": "AUTOCOMMIT", "pool_reset_on_return": None}
     try:
         if url.get_backend_name() == "sqlite":
             file = Path(str(url.database))
@@ -192,41 +248,57 @@ def _open_reader(url: URL) -> Engine:
         connection.execute("pragma query_only=on")
         return connection
 
-    return create_engine(url, creator=connect, isolation_level="AUTOCOMMIT")
+    return create_engine(url, creator=connect, isolation_level="AUTOCOMMIT", **_DISCREET)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, record: Any) -> None:
     connection.isolation_level = None
+    if connection.execute("pragma page_count").fetchone() == (0,):
+        # What is pruned can be given back. It is for new files only; on others it would take the write lock.
+        connection.execute("pragma auto_vacuum=incremental")
     connection.execute("pragma journal_mode=wal")
     connection.execute("pragma synchronous=normal")
     # A reader that stays for long lets the WAL grow; without a limit it would keep that size for good.
     connection.execute(f"pragma journal_size_limit={MAX_IDLE_WAL_BYTES}")
 
 
-def _set_up(engine: Engine) -> None:
-    """Make the tables, once, also when several processes come first at the same time."""
+def _make_ready(engine: Engine, *, report: Report | None = None, asked: bool = False) -> str | None:
+    with translated(engine.url):
+        # Processes that come first at once may find the new file locked while one turns on WAL, and for that
+        # SQLite does not wait by itself; an upgrade may take longer than it waits at all.
+        return with_retry(
+            lambda: _set_up(engine, report, asked), pauses=iter(SETUP_PAUSES_S), sleep=SystemClock().sleep
+        )[0]
+
+
+def _set_up(engine: Engine, report: Report | None, asked: bool) -> str | None:
+    """Make the tables or upgrade them, once, also when several processes come first at the same time."""
+    postgres = engine.dialect.name == "postgresql"
     with engine.connect() as connection:
-        if _tables_exist(connection):
-            return
+        found = revision_of(connection)
+        if found == NEWEST:
+            return found
+        # Others share a server: when it is upgraded, and what runs meanwhile, is for its owner to decide.
+        if found is not None and postgres and not asked:
+            raise older(connection, found)
         with write_transaction(connection):
-            if engine.dialect.name == "postgresql":
+            if postgres:
                 connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _SETUP_LOCK})
-            if not _tables_exist(connection):
-                metadata.create_all(connection)
+            found = revision_of(connection)
+            if found is None:
+                set_up(connection)
+            elif found != NEWEST:
+                _upgrade(connection, found, report)
+            return found
 
 
-def _tables_exist(connection: Connection) -> bool:
-    found = inspect(connection)
-    if not found.has_table(runs.name):
-        return False
-    columns = {column["name"] for column in found.get_columns(runs.name)}
-    missing = {column.name for column in runs.c} - columns
-    if missing:
-        raise DatabaseError(
-            f"database {shown(connection.engine.url)} was made by another version of PocoFlow "
-            f"(pf_runs lacks {', '.join(sorted(missing))}): choose another database"
-        )
-    return found.has_table("pf_events")
+def _upgrade(connection: Connection, found: str, report: Report | None) -> None:
+    migrate = import_module("pocoflow.db.migrate")  # with Alembic, which is slow to load
+    url = connection.engine.url
+    if connection.dialect.name == "sqlite":
+        migrate.keep_copy(Path(str(url.database)), copy_name(url))
+    log_event(log, "upgrading the tables", database=shown(url), revision=found, to=NEWEST)
+    migrate.upgrade(connection, report=report)
 
 
 @contextmanager

@@ -20,7 +20,8 @@ _LAST_MARK = f"""
     select e.run_id, e.event, e.action from pf_events e
     join (select max(id) as id from pf_events where event in {_MARKS} group by run_id) l on l.id = e.id
 """
-# A run that was written by hand, through WorkflowDB, keeps whatever its writer promises.
+# A run that was written by hand, through WorkflowDB, keeps whatever its writer promises, and one of PocoFlow
+# 0.2 what that promised.
 _OF_FLOWS = """
     select distinct f.run_id from ({query}) f left join pf_runs r on r.run_id = f.run_id
     where r.run_id is null or r.flow_hash is not null
@@ -198,7 +199,7 @@ class Report:
 
     Attributes:
         runs: Those of flows; all figures but the next are of these.
-        by_hand: Runs that were written through WorkflowDB, which nobody checks.
+        by_hand: Runs that were written through WorkflowDB, or by PocoFlow 0.2, which nobody checks.
         steps: Checkpoints.
         events: Entries of histories.
     """

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain, repeat
+from math import inf
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Row
@@ -19,13 +20,15 @@ from pocoflow import codec
 from pocoflow.db import blob_verbs, sweep_verbs
 from pocoflow.db import step_verbs as verbs
 from pocoflow.db.connect import engine_for, shown, translated, with_retry
+from pocoflow.db.prune import prune_some
 from pocoflow.db.queries import Queries, sightings
-from pocoflow.engine.history import Stored
+from pocoflow.engine.history import Saved
 from pocoflow.engine.owner import worker_of
 from pocoflow.engine.ports import EventRow, RunRow, Sighting
 from pocoflow.engine.records import (
     LIVE,
     SAME_HOME,
+    STOPPED,
     Claim,
     Failure,
     ForkPoint,
@@ -35,9 +38,10 @@ from pocoflow.engine.records import (
     Started,
     Status,
     StepRecord,
+    no_store,
     refusal,
 )
-from pocoflow.engine.timing import Timing
+from pocoflow.engine.timing import Retention, Timing
 from pocoflow.errors import CheckpointNotFoundError, RunNotFoundError
 from pocoflow.store import Store
 
@@ -56,9 +60,12 @@ class SqlLedger(ABC):
     the answer lost. What the second try then does not find is looked up: the row tells, nobody guesses.
     """
 
-    def __init__(self, url: URL, timing: Timing, *, sleep: Callable[[float], None]) -> None:
+    def __init__(
+        self, url: URL, timing: Timing, *, sleep: Callable[[float], None], max_store_mb: float = inf
+    ) -> None:
         self.url = url
         self._timing = timing
+        self._max_store_mb = max_store_mb
         self._sleep = sleep
         self._queries = Queries(self.connection)
 
@@ -68,7 +75,10 @@ class SqlLedger(ABC):
             yield connection
 
     def encode(self, store: Store) -> Mapping[str, str]:
-        return codec.dump_values(store.as_dict())
+        return codec.dump_values(store.as_dict(), max_mb=self._max_store_mb)
+
+    def encode_schema(self, store: Store) -> str | None:
+        return store.schema.dumps() if store.schema else None
 
     def start(self, run: NewRun) -> Started:
         params = {
@@ -81,6 +91,7 @@ class SqlLedger(ABC):
             "p_owner": run.owner,
             **blob_verbs.params(run.input),
             "p_input_hash": run.input_hash,
+            "p_schema": run.schema,
             "p_timeout_s": run.timeout_s,
             "p_parent": run.parent_run_id,
             "p_parent_step": run.parent_step,
@@ -100,8 +111,8 @@ class SqlLedger(ABC):
         row, tried = self._try(lambda: self._claim(params))
         if row is None:
             return self._claimed_before(run_id, owner) if tried else None
-        *position, state = row
-        return Claim(Position(*position), state)
+        *position, saved = row
+        return Claim(Position(*position), saved)
 
     def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:
         held = [(position.run_id, position.epoch, position.owner) for position in positions]
@@ -160,6 +171,12 @@ class SqlLedger(ABC):
         row, _ = self._try(lambda: self._change(verbs.RELEASE, params))
         return None if row is None else Status(row.status)
 
+    def place(self, position: Position, node: str | None, queue: str | None) -> Status | None:
+        given_back = {"p_delay_s": 0.0, "p_unroutable": False, "p_wait_s": self._timing.grace_s}
+        params = {**_token(position), **given_back, "p_next": node, "p_queue": queue}
+        row, _ = self._try(lambda: self._change(verbs.PLACE, params))
+        return None if row is None else Status(row.status)
+
     def interrupt(self, home: str) -> list[str]:
         rows = self._try(lambda: self._interrupt({"p_home": home}))[0]
         return [row.run_id for row in rows]
@@ -187,6 +204,8 @@ class SqlLedger(ABC):
             return Hint(row.run_id, row.step, row.queue) if row.status == Status.QUEUED else None
         known = self._known(run_id)
         status = Status(known["status"])
+        if status in STOPPED and self.get_saved(run_id) is None:
+            raise no_store(run_id, status)
         if not tried or status not in LIVE or known["want"] is not None:
             raise refusal(run_id, status, "resumed")
         # The first try has gone through, or somebody else resumed it meanwhile, which is as good.
@@ -202,6 +221,9 @@ class SqlLedger(ABC):
         }
         rows = self._try(lambda: self._sweep(params))[0]
         return [Hint(row.run_id, row.step, row.queue) for row in rows if row.status == Status.QUEUED]
+
+    def prune(self, retention: Retention) -> bool:
+        return prune_some(self.url, retention)[1]
 
     def expire(self, run_id: str, step: int, *, worker: str) -> bool:
         params = {"p_run": run_id, "p_step": step, "p_worker": worker}
@@ -221,8 +243,8 @@ class SqlLedger(ABC):
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         return self._try(lambda: self._queries.get_events(run_id, after=after))[0]
 
-    def get_state(self, run_id: str) -> Stored | None:
-        return self._try(lambda: self._queries.get_state(run_id))[0]
+    def get_saved(self, run_id: str) -> Saved | None:
+        return self._try(lambda: self._queries.get_saved(run_id))[0]
 
     def get_fork_point(self, run_id: str, step: int, *, node: str | None = None) -> ForkPoint:
         self._known(run_id)
@@ -233,8 +255,8 @@ class SqlLedger(ABC):
 
     def _claimed_before(self, run_id: str, owner: str) -> Claim | None:
         """The claim of an owner that only did not hear of it."""
-        row, state = self.get_run(run_id), self.get_state(run_id)
-        if row is None or state is None or row["owner"] != owner:
+        row, saved = self.get_run(run_id), self.get_saved(run_id)
+        if row is None or saved is None or row["owner"] != owner:
             return None
         position = Position(
             run_id,
@@ -246,8 +268,9 @@ class SqlLedger(ABC):
             row["attempt"],
             row["crashes"],
             queue=row["queue"],
+            stands=row["stands"],
         )
-        return Claim(position, state)
+        return Claim(position, saved)
 
     def _known(self, run_id: str) -> RunRow:
         row = self.get_run(run_id)

@@ -34,7 +34,7 @@ from pocoflow.db.ledger import Moved, Params, SqlLedger
 from pocoflow.db.prepared import compiled, cursor
 from pocoflow.db.queries import changes
 from pocoflow.db.schema import blobs, checkpoints, runs
-from pocoflow.engine.history import Stored
+from pocoflow.engine.history import Saved
 
 _DIALECT: Dialect = psycopg.dialect()  # type: ignore[no-untyped-call]
 _SWEEP_LOCK = 774411
@@ -58,9 +58,9 @@ class PostgresLedger(SqlLedger):
         row = self._fetch(_claim_sql(), params)
         if row is None:
             return None
-        *position, text, older, bodies = row
+        *position, schema, text, older, bodies = row
         blobs = {body[:_DIGEST_CHARS]: body[_DIGEST_CHARS:] for body in bodies or ()}
-        return [*position, Stored([*(older or ()), text], blobs)]
+        return [*position, Saved([*(older or ()), text], blobs, schema)]
 
     def _change(self, change: verbs.Change, params: Params) -> Moved | None:
         row = self._fetch(_change_sql(change, keeps=params.get("p_blobs") is not None), params)
@@ -97,7 +97,7 @@ def _start_sql(*, keeps: bool) -> str:
 
 @cache
 def _claim_sql() -> str:
-    claimed = verbs.CLAIM.returning(runs.c.input, runs.c.input_blobs, _ASYNC).cte("u")
+    claimed = verbs.CLAIM.returning(runs.c.schema, runs.c.input, runs.c.input_blobs, _ASYNC).cte("u")
     u, last, c = claimed.c, checkpoints.alias("last"), checkpoints.c
     is_last = and_(last.c.run_id == u.run_id, last.c.step == u.step - words.const(1))
     is_first = last.c.step.is_(None)
@@ -114,7 +114,7 @@ def _claim_sql() -> str:
     wanted = select(body).where(blobs.c.digest == func.any(named))
     bodies = case((or_(builds, digests.is_not(None)), _array(wanted)))
     position = [u[name] for name in verbs.POSITION_NAMES]
-    whole = select(*position, text, older, bodies).select_from(claimed.outerjoin(last, is_last))
+    whole = select(*position, u.schema, text, older, bodies).select_from(claimed.outerjoin(last, is_last))
     return compiled(whole, _DIALECT)
 
 

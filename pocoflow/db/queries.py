@@ -23,19 +23,18 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
-    literal,
     select,
 )
 from sqlalchemy import cast as cast_
 
 from pocoflow.db.schema import blobs, checkpoints, events, runs
 from pocoflow.db.words import const
-from pocoflow.engine.history import Stored
+from pocoflow.engine.history import Saved
 from pocoflow.engine.ports import EventRow, RunRow, Sighting, Standing
 from pocoflow.engine.records import ForkPoint, Position, Status
 
 r = runs.c
-_RUN_COLUMNS = tuple(column for column in runs.c if column.name not in ("input", "input_blobs"))
+_RUN_COLUMNS = tuple(column for column in runs.c if column.name not in ("input", "input_blobs", "schema"))
 _STANDING = tuple(column for column in runs.c if column.name in Standing.__annotations__)
 _SIGHTING = [*(column.name for column in _STANDING), "mark"]
 _BY_RUN: BindParameter[str] = bindparam("run")
@@ -57,20 +56,22 @@ class Queries:
     def get_checkpoints(self, run_id: str) -> list[dict[str, Any]]:
         return self._rows(_CHECKPOINTS, run=run_id)
 
-    def get_checkpoint(self, run_id: str, step: int) -> Stored | None:
+    def get_checkpoint(self, run_id: str, step: int) -> Saved | None:
         """Return the store after a step, or for step -1 the input; None if that is not there."""
         with self._connection() as connection:
-            chain = _CHAIN if step >= 0 else _INPUT.where(r.input.is_not(None), literal(step) == -1)
-            rows = connection.execute(chain, {"run": run_id, "step": step}).all()
-            return _stored(connection, rows) if rows else None
+            run = connection.execute(_INPUT, {"run": run_id}).one_or_none()
+            if step == -1:
+                return None if run is None else _input(connection, run)
+            rows = connection.execute(_CHAIN, {"run": run_id, "step": step}).all()
+            return _saved(connection, rows, run and run.schema) if rows else None
 
     def get_fork_point(self, run_id: str, step: int, node: str | None) -> ForkPoint | None:
         """Return where a new run can go on; None if there is no such checkpoint."""
-        state = self.get_checkpoint(run_id, step)
+        saved = self.get_checkpoint(run_id, step)
         rows = self._rows(_BRANCHING, run=run_id, step=step)
-        if state is None or not rows:
+        if saved is None or not rows:
             return None
-        point = ForkPoint(run_id=run_id, step=step, state=state, **rows[0])
+        point = ForkPoint(run_id=run_id, step=step, saved=saved, **rows[0])
         if node is None or node == point.node:
             return point
         return replace(point, node=node, queue=self._scalar(_QUEUE, run=run_id, node=node))
@@ -78,14 +79,14 @@ class Queries:
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         return cast(list[EventRow], self._rows(_EVENTS, run=run_id, after=after))
 
-    def get_state(self, run_id: str) -> Stored | None:
+    def get_saved(self, run_id: str) -> Saved | None:
         """Return the store after the last step, or before the first; None for an unknown run."""
         with self._connection() as connection:
-            row = connection.execute(_INPUT.add_columns(r.step), {"run": run_id}).one_or_none()
-            if row is None:
+            run = connection.execute(_INPUT, {"run": run_id}).one_or_none()
+            if run is None:
                 return None
-            before: Sequence[Any] = connection.execute(_CHAIN, {"run": run_id, "step": row.step - 1}).all()
-            return _stored(connection, before or [(row.input, row.input_blobs)])
+            rows = connection.execute(_CHAIN, {"run": run_id, "step": run.step - 1}).all()
+            return _saved(connection, rows, run.schema) if rows else _input(connection, run)
 
     def status_if_committed(self, position: Position) -> Status | None:
         """The run's status if this very claim has written the step's checkpoint, else None."""
@@ -115,11 +116,16 @@ def sightings(rows: Iterable[Sequence[Any]]) -> dict[str, Sighting | None]:
     return {run_id: cast(Sighting, row) if row["mark"] is not None else None for run_id, row in found}
 
 
-def _stored(connection: Connection, rows: Sequence[Any]) -> Stored:
+def _input(connection: Connection, run: Any) -> Saved | None:
+    """The store that a run began with; PocoFlow 0.2 kept none."""
+    return None if run.input is None else _saved(connection, [(run.input, run.input_blobs)], run.schema)
+
+
+def _saved(connection: Connection, rows: Sequence[Any], schema: str | None) -> Saved:
     """What these rows of text and digests say, with the blobs that they name."""
     named = {digest for _, digests in rows for digest in (digests or "").split()}
     bodies = connection.execute(_BODIES, {"digests": list(named)}).all() if named else []
-    return Stored([text for text, _ in rows], {row.digest: row.body for row in bodies})
+    return Saved([text for text, _ in rows], {row.digest: row.body for row in bodies}, schema)
 
 
 def plain(row: Row[Any]) -> dict[str, Any]:
@@ -152,7 +158,7 @@ _CHAIN = (
     .order_by(_c.step)
 )
 _BODIES = select(blobs.c.digest, blobs.c.body).where(blobs.c.digest.in_(bindparam("digests", expanding=True)))
-_INPUT = select(r.input, r.input_blobs).where(r.run_id == _BY_RUN)
+_INPUT = select(r.step, r.input, r.input_blobs, r.schema).where(r.run_id == _BY_RUN)
 _step, _following = bindparam("step", type_=Integer), checkpoints.alias("following").c
 _is_input = _step == const(-1)
 # A run of PocoFlow 0.2 does not say what follows a step, only what has followed.

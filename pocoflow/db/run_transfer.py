@@ -23,7 +23,7 @@ from pocoflow.db.run_file import MOMENTS, Row, RunFile, exported, read, write
 from pocoflow.db.schema import blob_uses, blobs, checkpoints, events, metadata, runs
 from pocoflow.db.words import NOW
 from pocoflow.engine.clock import SystemClock
-from pocoflow.engine.history import Stored, Trail
+from pocoflow.engine.history import Saved, Trail
 from pocoflow.engine.identity import checked_id
 from pocoflow.engine.lines import Line, parse
 from pocoflow.engine.records import INTERRUPTED, LIVE, Status
@@ -103,7 +103,7 @@ def _named_blobs(file: RunFile) -> list[tuple[str, ...]]:
     try:
         named = [tuple(_digests(text, file.blobs)) for text in texts]
         _load_all(texts[1:], [row["depth"] for row in file.checkpoints], file.blobs)
-        Trail.load(Stored(texts[:1], file.blobs)).data()
+        Trail.load(Saved(texts[:1], file.blobs))
     except (ValueError, LookupError, StoreSerializationError) as exc:
         raise RunFileError(f"a checkpoint in the export cannot be read: {exc}") from exc
     unused = file.blobs.keys() - {digest for digests in named for digest in digests}
@@ -115,7 +115,7 @@ def _named_blobs(file: RunFile) -> list[tuple[str, ...]]:
 def _digests(text: str, bodies: Mapping[str, str]) -> Sequence[str]:
     """Decode every value that the text adds, also those that a later step has written over."""
     if text.startswith("{"):
-        codec.loads(text)
+        codec.verify(text)
         return ()
     lines = list(parse(text))
     for line in lines:
@@ -125,7 +125,7 @@ def _digests(text: str, bodies: Mapping[str, str]) -> Sequence[str]:
 
 
 def _decode(line: Line, payload: str) -> None:
-    (value,) = codec.load_values({line.name: payload}).values()
+    value = codec.verify(payload)
     if line.sign.startswith("+") and type(value) is not list:
         raise ValueError(f"{line.name!r} grows by a {type(value).__name__}")
 
@@ -136,7 +136,7 @@ def _load_all(texts: Sequence[str], depths: Sequence[int], bodies: Mapping[str, 
         if not 0 <= depth <= step:
             raise ValueError(f"step {step} builds on {depth} others")
         if step + 1 == len(depths) or depths[step + 1] <= depth:
-            Trail.load(Stored(texts[step - depth : step + 1], bodies)).data()
+            Trail.load(Saved(texts[step - depth : step + 1], bodies))
 
 
 def _try_out(file: RunFile, named: Sequence[tuple[str, ...]]) -> None:

@@ -1,5 +1,7 @@
 """The tables. Columns that PocoFlow 0.2 had keep their names.
 
+A change here comes with a script in migrations/versions; a test holds the two against each other.
+
 Moments for a human to read are timestamps (ISO 8601 text in SQLite). Moments to count with (`due_at`,
 `wake_at`, `unroutable_at`, `deadline_at`, `used_at`) are seconds since 1970 by the clock of the database,
 so that the same arithmetic works in both databases.
@@ -50,6 +52,8 @@ runs = Table(
     Column("want", Text, CheckConstraint("want in ('pause', 'cancel')")),
     Column("total_steps", Integer, key="step", nullable=False, default=0),
     Column("current_node", Text, key="node"),
+    # Only for a run of 0.2 that no worker has found the place of yet; see engine/placing.py.
+    Column("stands", Text),
     Column("queue", Text),
     Column("home", Text),
     Column("epoch", BigInteger, nullable=False, default=0),
@@ -69,6 +73,7 @@ runs = Table(
     Column("input", Text),
     Column("input_blobs", Text),
     Column("input_hash", Text),
+    Column("schema", Text),
     Column("error_type", Text),
     Column("error_msg", Text),
     Column("created_at", _Timestamp, nullable=False),
@@ -83,6 +88,12 @@ Index(
     sqlite_where=runs.c.wake_at.is_not(None),
 )
 Index("pf_runs_created", runs.c.created_at)
+Index(
+    "pf_runs_completed",
+    runs.c.completed_at,
+    postgresql_where=runs.c.completed_at.is_not(None),
+    sqlite_where=runs.c.completed_at.is_not(None),
+)
 
 checkpoints = Table(
     "pf_checkpoints",

@@ -19,7 +19,7 @@ from pocoflow.db.ledger import Moved, Params, SqlLedger
 from pocoflow.db.prepared import compiled, cursor
 from pocoflow.db.queries import changes
 from pocoflow.db.schema import blobs, checkpoints, runs
-from pocoflow.engine.history import Stored
+from pocoflow.engine.history import Saved
 
 _DIALECT = pysqlite.dialect(paramstyle="named")
 
@@ -40,12 +40,12 @@ class SqliteLedger(SqlLedger):
         with self._writing() as made:
             if made.execute(_claim_sql(), params).fetchone() is None:
                 return None
-            *position, depth, text, digests = made.execute(_claimed_sql(), params).fetchone()
+            *position, schema, depth, text, digests = made.execute(_claimed_sql(), params).fetchone()
             older = made.execute(_older_sql(), params | {"p_depth": depth}).fetchall() if depth else []
             rows = [*older, (text, digests)]
             named = [digest for _, names in rows for digest in (names or "").split()]
             bodies = made.execute(_bodies_sql(), {"p_named": json.dumps(named)}).fetchall() if named else []
-            return [*position, Stored([text for text, _ in rows], dict(bodies))]
+            return [*position, Saved([text for text, _ in rows], dict(bodies), schema)]
 
     def _change(self, change: verbs.Change, params: Params) -> Moved | None:
         update, *history = _change_sql(change)
@@ -138,7 +138,9 @@ def _claimed_sql() -> str:
         case((is_first, r.input), else_=c.store_json),
         case((is_first, r.input_blobs), else_=c.blobs),
     )
-    claimed = select(*verbs.POSITION, c.depth, text, digests).select_from(runs.outerjoin(checkpoints, last))
+    claimed = select(*verbs.POSITION, r.schema, c.depth, text, digests).select_from(
+        runs.outerjoin(checkpoints, last)
+    )
     return compiled(claimed.where(r.run_id == words.P_RUN), _DIALECT)
 
 

@@ -21,6 +21,7 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    exists,
     false,
     func,
     insert,
@@ -34,6 +35,7 @@ from sqlalchemy import (
 from pocoflow.db.schema import Timestamp, checkpoints, runs
 from pocoflow.db.words import (
     CANCELLED,
+    COMPLETED,
     FAILED,
     NOW,
     P_RUN,
@@ -185,13 +187,14 @@ def _only_stop(source: FromClause) -> Sequence[Insert]:
     return (log(end_event(source), pause_event(source)),)
 
 
-def _release() -> Change:
+def _release(done: ColumnElement[bool], **more: Any) -> Change:
+    """Give a step back; a run that is `done` has none left."""
     delay = seconds("p_delay_s")
     stmt = (
         update(runs)
         .where(_held, r.status == RUNNING)
         .values(
-            status=case((WANTS_CANCEL, CANCELLED), (WANTS_PAUSE, PAUSED), else_=QUEUED),
+            status=case((WANTS_CANCEL, CANCELLED), (done, COMPLETED), (WANTS_PAUSE, PAUSED), else_=QUEUED),
             owner=null(),
             want=null(),
             attempt=r.attempt - const(1),
@@ -201,13 +204,14 @@ def _release() -> Change:
             error_msg=case((WANTS_PAUSE, null()), else_=r.error_msg),
             due_at=NOW + delay,
             wake_at=case(
-                (r.want.is_not(None), null()),
+                (or_(r.want.is_not(None), done), null()),
                 else_=wake_by(case((delay > const(0.0), NOW + delay), else_=_expected)),
             ),
             unroutable_at=case(
                 (flag("p_unroutable"), func.coalesce(r.unroutable_at, NOW)), else_=r.unroutable_at
             ),
-            completed_at=case((WANTS_CANCEL, STAMP)),
+            completed_at=case((or_(WANTS_CANCEL, done), STAMP)),
+            **more,
         )
         .returning(*_after)
     )
@@ -235,6 +239,9 @@ def _stop(then: Status, want: Any, *, at_once: bool = False, **more: Any) -> Cha
 def _resume() -> Change:
     home, overdue = text_("p_home"), r.deadline_at <= NOW
     goes_on = and_(r.status == RUNNING, WANTS_PAUSE)
+    # PocoFlow 0.2 kept no input, so a run of it that has no checkpoint has nothing to go on from.
+    last = (checkpoints.c.run_id == r.run_id, checkpoints.c.step == r.step - const(1))
+    has_store = or_(r.input.is_not(None), exists().where(*last))
     # What is left of the delay before a retry is still waited for.
     early = r.due_at > NOW
     expected = case((early, r.due_at), else_=_expected)
@@ -258,7 +265,7 @@ def _resume() -> Change:
     }
     stmt = (
         update(runs)
-        .where(r.run_id == P_RUN, or_(one_of(r.status, STOPPED), goes_on))
+        .where(r.run_id == P_RUN, or_(and_(one_of(r.status, STOPPED), has_store), goes_on))
         .values(want=null(), **_unless(goes_on, anew))
         .returning(*_after, r.queue)
     )
@@ -305,7 +312,9 @@ HEARTBEAT = (
 )
 COMMIT = _commit()
 FAIL = _fail()
-RELEASE = _release()
+RELEASE = _release(false())
+_NEXT = text_("p_next")
+PLACE = _release(_NEXT.is_(None), node=func.coalesce(_NEXT, r.node), queue=text_("p_queue"), stands=null())
 CANCEL = _stop(Status.CANCELLED, const("cancel"), completed_at=STAMP)
 CANCEL_AT_ONCE = _stop(Status.CANCELLED, null(), at_once=True, completed_at=STAMP)
 # A cancel that was asked for stays.
@@ -342,6 +351,7 @@ def new_run() -> dict[str, Any]:
         "input": text_("p_text"),
         "input_blobs": text_("p_named"),
         "input_hash": text_("p_input_hash"),
+        "schema": text_("p_schema"),
         "created_at": STAMP,
         "started_at": case((held, STAMP)),
     }

@@ -161,12 +161,15 @@ def worker_of(owner: ColumnElement[str]) -> ColumnElement[str]:
 
 
 def expire() -> Update:
-    """End a lease that this very process holds."""
-    held = and_(r.run_id == P_RUN, r.step >= integer("p_step"), r.status == RUNNING)
+    """Have a sweep look at once at a step that this very process holds, or whose hint it may have had."""
+    held = and_(r.status == RUNNING, worker_of(r.owner) == text_("p_worker"))
+    hinted = and_(r.status == QUEUED, r.dispatches == const(1), r.due_at <= NOW)
+    over = NOW - const(OVERDUE_S)
     return (
         update(runs)
-        .where(held, worker_of(r.owner) == text_("p_worker"))
-        .values(wake_at=NOW - const(OVERDUE_S))
+        .where(r.run_id == P_RUN, r.step >= integer("p_step"), or_(held, hinted))
+        # Nothing is to be looked at before it is due.
+        .values(wake_at=over, due_at=case((r.due_at < over, r.due_at), else_=over))
         .returning(r.run_id)
     )
 

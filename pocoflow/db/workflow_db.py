@@ -118,7 +118,7 @@ class WorkflowDB:
         Raises:
             CheckpointNotFoundError: There is none; it is a KeyError.
         """
-        return Store(self._trail(run_id, step).data(), name=f"{run_id}@step{step}")
+        return self._trail(run_id, step).store(f"{run_id}@step{step}", lenient=True)
 
     def diff(self, run_id: str, step_a: int, step_b: int) -> StoreDiff:
         """Return what the steps after `step_a` up to `step_b` have changed in the store; -1 is the input.
@@ -132,10 +132,10 @@ class WorkflowDB:
 
     def _trail(self, run_id: str, step: int) -> Trail:
         with translated(self._url):
-            stored = self._queries.get_checkpoint(run_id, step)
-        if stored is None:
+            saved = self._queries.get_checkpoint(run_id, step)
+        if saved is None:
             raise CheckpointNotFoundError(f"run {run_id!r} has no checkpoint of step {step}", run_id)
-        return Trail.load(stored)
+        return Trail.load(saved)
 
     def save_event(self, run_id: str, event: str, **fields: Any) -> None:
         """Append to the event log: step, node_name, action, elapsed_ms, error_msg, attempt, worker, ts.

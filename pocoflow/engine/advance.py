@@ -78,7 +78,11 @@ def advance(
 
 def give_back(position: Position, *, ports: Ports) -> Outcome:
     """Let go of a step without executing it; a cancel that is waiting takes effect."""
-    status = ports.ledger.release(position)
+    return where_given_back(position, ports.ledger.release(position))
+
+
+def where_given_back(position: Position, status: Status | None) -> Outcome:
+    """Say where a run goes whose step was given back with this answer."""
     if status is None:
         return Fenced(position.run_id, position.step)
     if status.ended:

@@ -10,10 +10,11 @@ from pocoflow.engine.advance import advance, fail, give_back
 from pocoflow.engine.graph import Definition
 from pocoflow.engine.history import Trail
 from pocoflow.engine.owner import new_owner
+from pocoflow.engine.placing import place
 from pocoflow.engine.ports import Dispatcher, Ports
 from pocoflow.engine.records import Claim, Continue, Finish, Hint, Outcome, Position, Status
 from pocoflow.engine.timing import CROWD
-from pocoflow.errors import BrokerError, StoreSerializationError, UnknownFlowError
+from pocoflow.errors import BrokerError, StoreSerializationError, UnknownFlowError, UnregisteredTypeError
 from pocoflow.logging import WARNING, get_logger, log_event
 from pocoflow.store import Store
 
@@ -96,10 +97,12 @@ def _move(
     position = claim.position
     try:
         flow = find_flow(position)
-        trail = Trail.load(claim.state)
-        store = Store(trail.data(), name=position.flow_name)
+        trail = Trail.load(claim.saved)
+        store = trail.store(position.flow_name)
+        if position.stands is not None:
+            return place(position, store, flow=flow, ports=ports)
         return _run_streak(position, store, trail, flow=flow, ports=ports)
-    except UnknownFlowError as unknown:
+    except (UnknownFlowError, UnregisteredTypeError) as unknown:
         return _give_back_unknown(position, unknown, ports=ports, unroutable_s=unroutable_s)
     except (StoreSerializationError, MemoryError) as unfit:
         return fail(position, unfit, ports=ports)
@@ -135,13 +138,18 @@ def _cancel_recorded(position: Position, ports: Ports) -> bool:
 
 
 def _give_back_unknown(
-    position: Position, unknown: UnknownFlowError, *, ports: Ports, unroutable_s: float
+    position: Position,
+    unknown: UnknownFlowError | UnregisteredTypeError,
+    *,
+    ports: Ports,
+    unroutable_s: float,
 ) -> Outcome | None:
     if position.unroutable_s is not None and position.unroutable_s >= unroutable_s:
         return fail(position, unknown, ports=ports)
+    is_flow = isinstance(unknown, UnknownFlowError)
     log_event(
         log,
-        "flow unknown here, step given back",
+        "flow unknown here, step given back" if is_flow else "type unknown here, step given back",
         level=WARNING,
         run_id=position.run_id,
         step=position.step,

@@ -54,12 +54,12 @@ def fork_of(
             "(node=...), or fork an earlier step",
             point.run_id,
         )
-    trail = Trail.load(point.state)
+    trail = Trail.load(point.saved)
     trail.fork()
     texts = _updated(trail.texts, updates, ledger)
     made = trail.next(texts, whole=True)
     # With their text, although they are there: they may be about to be pruned along with the parent.
-    made.new_blobs = {digest: text or point.state.blobs[digest] for digest, text in made.new_blobs.items()}
+    made.new_blobs = {digest: text or point.saved.blobs[digest] for digest, text in made.new_blobs.items()}
     parent = (point.run_id, point.step)
     return NewRun(
         run_id=fresh_run_id(point.flow_name) if run_id is None else checked_id(run_id, "new_run_id"),
@@ -71,6 +71,7 @@ def fork_of(
         input_hash=input_hash(point.flow_name, point.node, texts, parent),
         home=home,
         timeout_s=point.timeout_s,
+        schema=point.saved.schema,
         parent_run_id=point.run_id,
         parent_step=point.step,
     )

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from pocoflow import codec
 from pocoflow.engine.lines import BLOB_CHARS, Draft, Line, parse, small
 from pocoflow.errors import StoreSerializationError
+from pocoflow.schema import Schema
+from pocoflow.store import Store
 
 # So many checkpoints at most build on one that tells of the whole store.
 MAX_DEPTH = 31
@@ -45,11 +47,18 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """A checkpoint with all that it builds on: texts, oldest first, and blobs by digest."""
+class Saved:
+    """A store as a ledger gives it back.
+
+    Attributes:
+        texts: The checkpoint after those that it builds on.
+        blobs: What they name, by digest.
+        schema: That of the store, as text; None if it has none.
+    """
 
     texts: Sequence[str]
     blobs: Mapping[str, str] = field(default_factory=dict)
+    schema: str | None = None
 
 
 class _Part(NamedTuple):
@@ -93,24 +102,28 @@ class _Value:
 class Trail:
     """Follows the store of one run from checkpoint to checkpoint."""
 
-    __slots__ = ("_depth", "_known", "_stale_chars", "_values")
+    __slots__ = ("_depth", "_known", "_schema", "_stale_chars", "_values")
 
     def __init__(self) -> None:
         self._values: dict[str, _Value] = {}
         self._known: set[str] = set()
+        self._schema: str | None = None
         self._depth = -1
         self._stale_chars = 0
 
     @classmethod
-    def load(cls, stored: Stored) -> Trail:
+    def load(cls, saved: Saved) -> Trail:
         """Return the trail up to a checkpoint.
 
         Raises:
             StoreSerializationError: The texts are none of a checkpoint, or a blob is missing.
         """
         trail = cls()
+        trail._schema = saved.schema
         try:
-            trail._read(stored)
+            trail._read(saved)
+        except StoreSerializationError:
+            raise
         except (ValueError, LookupError) as exc:
             raise StoreSerializationError(f"checkpoint cannot be read back: {exc!r}") from exc
         return trail
@@ -119,13 +132,26 @@ class Trail:
         """Go on as the trail of another run, which has named no blob yet."""
         self._known.clear()
 
+    def store(self, name: str, *, lenient: bool = False) -> Store:
+        """Return the store as it is here, with its types.
+
+        Args:
+            lenient: Do not check keys whose class is not registered here, instead of raising.
+
+        Raises:
+            UnregisteredTypeError: A class in it is not registered here.
+            StoreSerializationError: A value cannot be read.
+        """
+        schema = None if self._schema is None else Schema.loads(self._schema, lenient=lenient)
+        return Store(self.data(), schema=schema, name=name)
+
     @property
     def texts(self) -> dict[str, str]:
-        """The values by name, as `codec.dump_values` gives them."""
+        """The values as JSON texts, by name."""
         return {name: value.text for name, value in self._values.items()}
 
     def data(self) -> dict[Any, Any]:
-        """Return the content of the store; raises StoreSerializationError."""
+        """Return the content of the store; raises as `store` does."""
         return codec.load_values(self.texts)
 
     def next(self, texts: Mapping[str, str], *, whole: bool = False) -> Checkpoint:
@@ -202,16 +228,16 @@ class Trail:
         self._known.update(blobs)
         return Checkpoint(draft.text, self._depth, blobs, new)
 
-    def _read(self, stored: Stored) -> None:
+    def _read(self, saved: Saved) -> None:
         pieces: dict[str, list[str]] = {}
-        for text in stored.texts:
+        for text in saved.texts:
             self._depth += 1
             if text.startswith("{"):  # the whole store as one object, as PocoFlow 0.2 wrote it
                 pieces = {name: [value] for name, value in codec.dump_values(codec.loads(text)).items()}
                 self._values = {name: _Value("") for name in pieces}
                 continue
             for line in parse(text):
-                self._follow(line, pieces, stored.blobs)
+                self._follow(line, pieces, saved.blobs)
         for name, value in self._values.items():
             value.text = _joined(pieces[name])
 

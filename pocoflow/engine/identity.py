@@ -38,10 +38,13 @@ def input_hash(
     Args:
         parent: Of a fork: the run, and the step after which it goes on.
     """
-    data = {name: json.loads(text) for name, text in texts.items()}
-    canonical = json.dumps(data, sort_keys=True)
     origin = "" if parent is None else f"\0{parent[0]}\0{parent[1]}"
-    return hashlib.sha256(f"{flow_name}\0{node}\0{canonical}{origin}".encode()).hexdigest()
+    return hashlib.sha256(f"{flow_name}\0{node}\0{canonical(texts)}{origin}".encode()).hexdigest()
+
+
+def canonical(texts: Mapping[str, str]) -> str:
+    """Return the content of a store as one text, the same for whatever order of its keys."""
+    return json.dumps({name: json.loads(text) for name, text in texts.items()}, sort_keys=True)
 
 
 def require_same(new: NewRun, known: Started) -> None:

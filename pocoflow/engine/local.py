@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from pocoflow.engine.history import Stored
+from pocoflow.engine.history import Saved
 from pocoflow.engine.ports import EventRow, RunRow, Sighting
 from pocoflow.engine.records import (
     Claim,
@@ -18,6 +18,7 @@ from pocoflow.engine.records import (
     Status,
     StepRecord,
 )
+from pocoflow.engine.timing import Retention
 from pocoflow.errors import RunNotFoundError
 from pocoflow.store import Store
 
@@ -30,6 +31,9 @@ class Untracked:
 
     def encode(self, store: Store) -> Mapping[str, str]:
         return {}
+
+    def encode_schema(self, store: Store) -> str | None:
+        return None
 
     def start(self, run: NewRun) -> Started:
         return Started(True, Status.RUNNING, run.input_hash)
@@ -51,6 +55,9 @@ class Untracked:
     def release(self, position: Position, *, delay_s: float = 0.0, unroutable: bool = False) -> Status | None:
         return Status.PAUSED
 
+    def place(self, position: Position, node: str | None, queue: str | None) -> Status | None:
+        return None
+
     def interrupt(self, home: str) -> list[str]:
         return []
 
@@ -66,6 +73,9 @@ class Untracked:
     def sweep(self, *, home: str | None = None, crowded: Collection[str | None] = ()) -> list[Hint]:
         return []
 
+    def prune(self, retention: Retention) -> bool:
+        return False
+
     def expire(self, run_id: str, step: int, *, worker: str) -> bool:
         return False
 
@@ -78,7 +88,7 @@ class Untracked:
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         return []
 
-    def get_state(self, run_id: str) -> Stored | None:
+    def get_saved(self, run_id: str) -> Saved | None:
         return None
 
     def get_fork_point(self, run_id: str, step: int, *, node: str | None = None) -> ForkPoint:

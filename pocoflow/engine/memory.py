@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from math import inf
 
 from pocoflow import codec
-from pocoflow.engine.history import Stored
+from pocoflow.engine.history import Saved
 from pocoflow.engine.memory_run import Blobs, Journal, MemoryRun
 from pocoflow.engine.owner import worker_of
 from pocoflow.engine.ports import Clock, EventRow, RunRow, Sighting
@@ -30,7 +31,7 @@ from pocoflow.engine.records import (
     before,
     refusal,
 )
-from pocoflow.engine.timing import CROWD_PATIENCE_S, OVERDUE_S, Timing
+from pocoflow.engine.timing import CROWD_PATIENCE_S, OVERDUE_S, Retention, Timing
 from pocoflow.engine.wording import INTERRUPTED_TEXT, OVERDUE_TEXT, POISON_TEXT
 from pocoflow.errors import CheckpointNotFoundError, RunNotFoundError
 from pocoflow.store import Store
@@ -42,9 +43,10 @@ _CLAIMABLE = before(Status.RUNNING)
 class MemoryLedger:
     """The whole protocol in a dict; it forgets ended runs, oldest first, beyond `MAX_ENDED_RUNS`."""
 
-    def __init__(self, clock: Clock, timing: Timing) -> None:
+    def __init__(self, clock: Clock, timing: Timing, *, max_store_mb: float = inf) -> None:
         self._clock = clock
         self._timing = timing
+        self._max_store_mb = max_store_mb
         self._runs: OrderedDict[str, MemoryRun] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.RLock()
@@ -52,7 +54,10 @@ class MemoryLedger:
         self._blobs = Blobs()
 
     def encode(self, store: Store) -> Mapping[str, str]:
-        return codec.dump_values(store.as_dict())
+        return codec.dump_values(store.as_dict(), max_mb=self._max_store_mb)
+
+    def encode_schema(self, store: Store) -> str | None:
+        return store.schema.dumps() if store.schema else None
 
     def start(self, run: NewRun) -> Started:
         with self._lock:
@@ -83,7 +88,7 @@ class MemoryLedger:
             where = (run_id, row.new.flow_name, step, row.node)
             more = (unroutable_s, row.queue, left_s)
             position = Position(*where, row.epoch, owner, row.attempt, row.crashes, *more)
-            return Claim(position, self._blobs.read(row.chain))
+            return Claim(position, self._blobs.saved(row, row.step - 1))
 
     def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:
         with self._lock:
@@ -113,7 +118,7 @@ class MemoryLedger:
             row.step += 1
             row.crashes, row.dispatches, row.unroutable_at, row.failure = 0, 1, None, record.failure
             row.node, row.queue = record.next_node or row.node, record.next_queue
-            status = _unless_wanted(row, record.then)
+            status = row.unless_wanted(record.then)
             wait_s = self._timing.lease_s if record.hold else self._timing.grace_s
             self._settle(row, status, due_at=self._clock.now(), wait_s=wait_s)
             row.attempt = int(status is Status.RUNNING)
@@ -129,7 +134,7 @@ class MemoryLedger:
             self._journal.failure(row, failure, "node_error" if retry_in_s is None else "node_retry")
             row.failure, row.dispatches = failure, 0
             again = Status.RUNNING if hold else Status.QUEUED
-            status = _unless_wanted(row, Status.FAILED if retry_in_s is None else again)
+            status = row.unless_wanted(Status.FAILED if retry_in_s is None else again)
             row.attempt += int(status is Status.RUNNING)
             due_at = self._clock.now() + (retry_in_s or 0.0)
             self._settle(row, status, due_at=due_at, wait_s=self._timing.lease_s if hold else 0.0)
@@ -145,8 +150,18 @@ class MemoryLedger:
             row.attempt -= 1
             if delay_s > 0:
                 row.dispatches = 0  # nobody sends a hint for it but a sweep
-            status, due_at = _unless_wanted(row, Status.QUEUED), self._clock.now() + delay_s
+            status, due_at = row.unless_wanted(Status.QUEUED), self._clock.now() + delay_s
             self._settle(row, status, due_at=due_at, wait_s=0.0 if delay_s > 0 else self._timing.grace_s)
+            return status
+
+    def place(self, position: Position, node: str | None, queue: str | None) -> Status | None:
+        with self._lock:
+            row = self._held(position)
+            if row is None or row.status is not Status.RUNNING:
+                return None
+            row.node, row.queue, row.attempt = node or row.node, queue, row.attempt - 1
+            status = row.unless_wanted(Status.COMPLETED if node is None else Status.QUEUED)
+            self._settle(row, status, due_at=self._clock.now(), wait_s=self._timing.grace_s)
             return status
 
     def interrupt(self, home: str) -> list[str]:
@@ -209,15 +224,27 @@ class MemoryLedger:
                     hints.append(Hint(row.new.run_id, row.step, row.queue))
             return hints
 
+    def prune(self, retention: Retention) -> bool:
+        with self._lock:
+            limit = self._journal.timestamp(ago_s=retention.older_than_s)
+            for run_id in list(self._ended):
+                row = self._runs[run_id]
+                kept = retention.keep_failed and row.status is Status.FAILED
+                if (row.completed_at or limit) < limit and not kept:
+                    self._forget(run_id)
+            return False
+
     def expire(self, run_id: str, step: int, *, worker: str) -> bool:
         with self._lock:
             row = self._runs.get(run_id)
-            if row is None or row.status is not Status.RUNNING or row.step < step:
+            if row is None or row.step < step:
                 return False
-            if worker_of(row.owner or "") != worker:
-                return False
-            row.wake_at = self._clock.now() - OVERDUE_S
-            return True
+            held = row.status is Status.RUNNING and worker_of(row.owner or "") == worker
+            hinted = row.status is Status.QUEUED and row.dispatches == 1 and row.due_at <= self._clock.now()
+            if held or hinted:
+                row.wake_at = self._clock.now() - OVERDUE_S
+                row.due_at = min(row.due_at, row.wake_at)  # nothing is to be looked at before it is due
+            return held or hinted
 
     def get_run(self, run_id: str) -> RunRow | None:
         with self._lock:
@@ -240,17 +267,17 @@ class MemoryLedger:
             row = self._runs.get(run_id)
             return [] if row is None else [event for event in row.events if event["id"] > after]
 
-    def get_state(self, run_id: str) -> Stored | None:
+    def get_saved(self, run_id: str) -> Saved | None:
         with self._lock:
             row = self._runs.get(run_id)
-            return None if row is None else self._blobs.read(row.chain)
+            return None if row is None else self._blobs.saved(row, row.step - 1)
 
     def get_fork_point(self, run_id: str, step: int, *, node: str | None = None) -> ForkPoint:
         with self._lock:
             row = self._row(run_id)
             if not -1 <= step < row.step:
                 raise CheckpointNotFoundError(f"run {run_id!r} has no checkpoint of step {step}", run_id)
-            return row.fork_point(step, node, self._blobs.read(row.chain_to(step)))
+            return row.fork_point(step, node, self._blobs.saved(row, step))
 
     def _is_due(self, row: MemoryRun, home: str | None, crowded: Collection[str | None]) -> bool:
         """Whether it is overdue, or so long overdue that its home must have gone."""
@@ -292,7 +319,7 @@ class MemoryLedger:
     def _interrupt(self, row: MemoryRun) -> None:
         row.epoch += 1
         why = Failure(INTERRUPTED, INTERRUPTED_TEXT.format(run_id=row.new.run_id))
-        self._settle(row, _unless_wanted(row, Status.PAUSED), why=None if row.want else why)
+        self._settle(row, row.unless_wanted(Status.PAUSED), why=None if row.want else why)
 
     def _settle(
         self,
@@ -323,9 +350,12 @@ class MemoryLedger:
 
     def _forget_oldest(self, run_id: str) -> None:
         self._ended[run_id] = None
-        while len(self._ended) > MAX_ENDED_RUNS:
-            oldest, _ = self._ended.popitem(last=False)
-            self._blobs.forget(self._runs.pop(oldest))
+        if len(self._ended) > MAX_ENDED_RUNS:
+            self._forget(next(iter(self._ended)))
+
+    def _forget(self, run_id: str) -> None:
+        del self._ended[run_id]
+        self._blobs.forget(self._runs.pop(run_id))
 
     def _held(self, position: Position) -> MemoryRun | None:
         row = self._runs.get(position.run_id)
@@ -339,10 +369,3 @@ class MemoryLedger:
         if row is None:
             raise RunNotFoundError(f"no run {run_id!r} in this process", run_id)
         return row
-
-
-def _unless_wanted(row: MemoryRun, then: Status) -> Status:
-    """Where the run goes: what somebody asked for comes first, but a pause does not keep it from ending."""
-    if row.want == "cancel":
-        return Status.CANCELLED
-    return Status.PAUSED if row.want == "pause" and not then.ended else then

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from pocoflow.engine.history import Checkpoint, Stored
+from pocoflow.engine.history import Checkpoint, Saved
 from pocoflow.engine.owner import worker_of
 from pocoflow.engine.ports import Clock, EventRow, RunRow, Sighting
 from pocoflow.engine.records import Failure, ForkPoint, NewRun, Status
@@ -63,18 +63,13 @@ class MemoryRun:
             ahead=[(run.node, run.queue)],
         )
 
-    @property
-    def chain(self) -> Sequence[Checkpoint]:
-        """The newest checkpoint, after those that it builds on."""
-        return self.chain_to(self.step - 1)
-
     def chain_to(self, step: int) -> Sequence[Checkpoint]:
         """The checkpoint of this step, after those that it builds on; -1 is the input."""
         if step < 0:
             return [self.new.input]
         return self.checkpoints[step - self.checkpoints[step].depth : step + 1]
 
-    def fork_point(self, step: int, node: str | None, state: Stored) -> ForkPoint:
+    def fork_point(self, step: int, node: str | None, saved: Saved) -> ForkPoint:
         """Return where a new run can go on from this step."""
         following, queue = self.ahead[step + 1]
         if node is not None and node != following:
@@ -86,7 +81,7 @@ class MemoryRun:
             flow_hash=self.new.flow_hash,
             node=following,
             queue=queue,
-            state=state,
+            saved=saved,
             timeout_s=self.new.timeout_s,
         )
 
@@ -96,6 +91,12 @@ class MemoryRun:
     def wake_by(self, moment: float) -> None:
         """Have a sweep look at the run by this moment, or at its deadline, if that is sooner."""
         self.wake_at = moment if self.deadline_at is None else min(moment, self.deadline_at)
+
+    def unless_wanted(self, then: Status) -> Status:
+        """Where it goes: what somebody asked for comes first, but a pause does not keep it from ending."""
+        if self.want == "cancel":
+            return Status.CANCELLED
+        return Status.PAUSED if self.want == "pause" and not then.ended else then
 
     def shown(self) -> RunRow:
         """Return the run as the read side shows it."""
@@ -116,6 +117,7 @@ class MemoryRun:
             queue=self.queue,
             owner=self.owner,
             home=self.home,
+            stands=None,
             created_at=self.created_at,
             parent_run_id=self.new.parent_run_id,
             parent_step=self.new.parent_step,
@@ -154,9 +156,11 @@ class Blobs:
             if text is not None:
                 self._texts[digest] = text
 
-    def read(self, chain: Sequence[Checkpoint]) -> Stored:
+    def saved(self, row: MemoryRun, step: int) -> Saved:
+        """Return the store of a run after a step; -1 is the input."""
+        chain = row.chain_to(step)
         blobs = {digest: self._texts[digest] for checkpoint in chain for digest in checkpoint.blobs}
-        return Stored([checkpoint.text for checkpoint in chain], blobs)
+        return Saved([checkpoint.text for checkpoint in chain], blobs, row.new.schema)
 
     def forget(self, row: MemoryRun) -> None:
         """Forget what only this run has named."""
@@ -174,8 +178,8 @@ class Journal:
         self._clock = clock
         self._last_event = 0
 
-    def timestamp(self) -> str:
-        return datetime.fromtimestamp(self._clock.now(), UTC).isoformat(timespec="milliseconds")
+    def timestamp(self, *, ago_s: float = 0.0) -> str:
+        return datetime.fromtimestamp(self._clock.now() - ago_s, UTC).isoformat(timespec="milliseconds")
 
     def run(self, row: MemoryRun, event: str, **fields: Any) -> None:
         """Note something about the run as a whole, which no worker did."""

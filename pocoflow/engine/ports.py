@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypedDict
 
-from pocoflow.engine.history import Stored
+from pocoflow.engine.history import Saved
 from pocoflow.engine.records import (
     ENDED,
     INTERRUPTED,
@@ -21,6 +21,7 @@ from pocoflow.engine.records import (
     Status,
     StepRecord,
 )
+from pocoflow.engine.timing import Retention
 from pocoflow.store import Store
 
 
@@ -60,6 +61,7 @@ class RunRow(Standing):
     want: str | None
     owner: str | None
     home: str | None
+    stands: str | None
     created_at: str
     parent_run_id: str | None
     parent_step: int | None
@@ -101,6 +103,10 @@ class Ledger(Protocol):
         """Return the content of the store as JSON texts, by name; raises StoreSerializationError."""
         ...
 
+    def encode_schema(self, store: Store) -> str | None:
+        """Return the schema of the store as text, None if it has none; raises StoreSchemaError."""
+        ...
+
     def start(self, run: NewRun) -> Started:
         """Write a new run, or tell of the one that has this id already. Safe to repeat."""
         ...
@@ -128,6 +134,13 @@ class Ledger(Protocol):
 
     def release(self, position: Position, *, delay_s: float = 0.0, unroutable: bool = False) -> Status | None:
         """Give a step back without counting a try; it is due again after `delay_s`."""
+        ...
+
+    def place(self, position: Position, node: str | None, queue: str | None) -> Status | None:
+        """Give a step back as one of this node and queue; without a node, the run has completed before it.
+
+        A try is not counted. When the answer is lost, a sweep finds the step.
+        """
         ...
 
     def interrupt(self, home: str) -> list[str]:
@@ -170,7 +183,8 @@ class Ledger(Protocol):
 
         Raises:
             RunNotFoundError: There is no such run.
-            InvalidTransitionError: It is neither paused nor failed, nor to be paused.
+            InvalidTransitionError: It is neither paused nor failed, nor to be paused; or it is a run of
+                PocoFlow 0.2 that has no store to go on from.
         """
         ...
 
@@ -186,8 +200,15 @@ class Ledger(Protocol):
         """
         ...
 
+    def prune(self, retention: Retention) -> bool:
+        """Delete a batch of runs that ended long ago; returns whether there are more."""
+        ...
+
     def expire(self, run_id: str, step: int, *, worker: str) -> bool:
-        """End the lease on this step, or a later one, of a process that has died, for the next sweep.
+        """Have the next sweep take up what a process that has died held: this step, or a later one.
+
+        If nobody holds the step, its hint may have died with the process, before or after a commit: then the
+        sweep sends it again, though only once. It may come twice for that, which does no harm.
 
         Safe to repeat.
 
@@ -197,7 +218,7 @@ class Ledger(Protocol):
             worker: Name of the process, as it was given to `deliver`.
 
         Returns:
-            Whether that process held it; if not, nothing is changed.
+            Whether there is something to take up; if not, nothing is changed.
         """
         ...
 
@@ -222,7 +243,7 @@ class Ledger(Protocol):
         """Return the run's events with an id above `after`, oldest first."""
         ...
 
-    def get_state(self, run_id: str) -> Stored | None:
+    def get_saved(self, run_id: str) -> Saved | None:
         """Return the newest store of the run, encoded; None for an unknown run."""
         ...
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pocoflow.engine.history import Checkpoint, Stored
+from pocoflow.engine.history import Checkpoint, Saved
 from pocoflow.errors import InvalidTransitionError
 
 
@@ -61,6 +61,15 @@ def refusal(run_id: str, status: Status, asked: str) -> InvalidTransitionError:
     )
 
 
+def no_store(run_id: str, status: Status) -> InvalidTransitionError:
+    """Return the error for a run that has nothing to go on from."""
+    return InvalidTransitionError(
+        f"run {run_id!r} is {status} and cannot be resumed: it has no checkpoint, and PocoFlow 0.2 kept no "
+        "input: start it again with another run_id",
+        run_id,
+    )
+
+
 INTERRUPTED = "RunInterruptedError"
 POISON = "PoisonStepError"
 OVERDUE = "RunTimeoutError"
@@ -78,6 +87,7 @@ class NewRun:
         home: The one process that may run it, for a flow that no worker can import; None is any worker.
         owner: Set when the starter executes step 0 itself: the run begins as running, not as queued.
         timeout_s: Seconds from now after which the run fails if it has not ended; None for any time.
+        schema: That of the store, as text; None if it has none.
         parent_run_id: The run of which this is a fork, if it is one.
         parent_step: The step of that run after which it goes on; -1 is before the first.
     """
@@ -92,6 +102,7 @@ class NewRun:
     home: str | None = None
     owner: str | None = None
     timeout_s: float | None = None
+    schema: str | None = None
     parent_run_id: str | None = None
     parent_step: int | None = None
 
@@ -103,7 +114,7 @@ class ForkPoint:
     Attributes:
         step: -1 is the input.
         node: The one that comes next; None where the run has ended with this step.
-        state: The store, still encoded.
+        saved: The store, still encoded.
         timeout_s: How long the whole run may take; None for any time.
     """
 
@@ -113,7 +124,7 @@ class ForkPoint:
     flow_hash: str | None
     node: str | None
     queue: str | None
-    state: Stored
+    saved: Saved
     timeout_s: float | None
 
 
@@ -142,6 +153,7 @@ class Position:
         unroutable_s: For how long workers have met this step without knowing its flow; None if never.
         queue: Where hints for this step go; None is the default queue.
         left_s: Seconds that the run had left when the step was claimed; None for any time.
+        stands: How a run of PocoFlow 0.2 stands to `node`, until `placing` has found the node of this step.
     """
 
     run_id: str
@@ -155,6 +167,7 @@ class Position:
     unroutable_s: float | None = None
     queue: str | None = None
     left_s: float | None = None
+    stands: str | None = None
 
     @property
     def tries(self) -> int:
@@ -172,7 +185,7 @@ class Claim:
     """A claimed step with the store it starts from, still encoded."""
 
     position: Position
-    state: Stored
+    saved: Saved
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,19 @@ OVERDUE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How long to keep runs that have ended.
+
+    Attributes:
+        older_than_s: Seconds since their end after which they go.
+        keep_failed: Whether those that failed stay, for somebody to look at or to resume.
+    """
+
+    older_than_s: float
+    keep_failed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
     """How long the protocol waits for what.
 

@@ -41,6 +41,7 @@ class Worker:
         if faults is not None:
             self._find_flow, self._deliver = faults.find_flow(registry.find), faults.deliver(deliver)
         self._database = wiring.database_name(settings.database_url)
+        self._pruner = wiring.pruner(settings)
         self._connected: tuple[int, Ports, Dispatcher] | None = None
         # Runs of which a hint came too late, so that the next one costs no look into the database.
         self._known_here: deque[str] = deque(maxlen=KNOWN_RUNS)
@@ -76,19 +77,29 @@ class Worker:
             return
         for hint in hints:
             send(hint, dispatcher)
+        self._prune(ports)
+
+    def _prune(self, ports: Ports) -> None:
+        """Delete what ended long ago; only now and then there is something to do."""
+        if self._pruner is None:
+            return
+        try:
+            self._pruner.prune(ports.ledger)
+        except DatabaseError as exc:
+            log_event(log, "old runs not deleted", level=ERROR, error=str(exc))
 
     def expire(self, hint: Hint, worker: str) -> None:
-        """Take back a step from a process that has died."""
+        """Take back a step from a process that has died, or the hint for it."""
         try:
             ports, _ = self._connect()
-            held = ports.ledger.expire(hint.run_id, hint.step, worker=worker)
+            found = ports.ledger.expire(hint.run_id, hint.step, worker=worker)
         except DatabaseError as exc:
             log_event(log, "death of a process not noted", level=ERROR, worker=worker, error=str(exc))
             return
-        if held:
+        if found:
             log_event(
                 log,
-                "process died in mid-step",
+                "process has died, its step or hint is taken up",
                 level=WARNING,
                 run_id=hint.run_id,
                 step=hint.step,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ from tests.chaos.supervisor import Supervisor
 from tests.chaos.workload import Workload
 from tests.support.proxy import HOST, Proxy
 from tests.support.wait import wait_until
-from tests.support.workers import Cluster
+from tests.support.workers import Cluster, WorkerProcess
 
 LEASE_S, SWEEP_S, GRACE_S = 5.0, 0.3, 1.0
 DEFAULTS = {
-    "FLOWS": "tests.chaos.flows",
+    "FLOWS": "tests.chaos.flows,tests.chaos.odd_flows",
     "LEASE_S": str(LEASE_S),
     "SWEEP_S": str(SWEEP_S),
     "GRACE_S": str(GRACE_S),
@@ -46,7 +46,7 @@ class Plan:
         broker: "redis" or "rabbitmq".
         database: "sqlite" or "postgres".
         wired: Workers and test reach broker and Postgres through a proxy each.
-        workers: How many worker processes, each with so many `children`.
+        workers: How many worker processes, each with so many `children`; 0 when a test brings its own.
         options: For their command lines.
         password: Redis asks for one; Postgres always gets one.
         settings: Settings beside the usual ones, without the prefix POCOFLOW_.
@@ -113,6 +113,15 @@ class Arena:
         """Begin to start so many runs; see `Workload`."""
         return Workload(self.folder, count, **kind)
 
+    @contextmanager
+    def worker(self, *options: str, **settings: str) -> Iterator[WorkerProcess]:
+        """A worker that nobody starts again, for as long as the context lasts; see `Cluster.start_worker`."""
+        started = self.cluster.start_worker(*options, **settings)
+        try:
+            yield started
+        finally:
+            started.kill()
+
     def redis(self) -> redis.Redis:
         """A client of the broker itself, whatever is wrong with the wire."""
         return redis.Redis.from_url(self.broker.url, password=PASSWORD if self.plan.password else None)
@@ -123,6 +132,10 @@ class Arena:
         if self.postgres is None:
             return self.database_url
         return make_url(self.postgres.url).set(database="chaos").render_as_string(hide_password=False)
+
+    def look(self) -> Connection:
+        """A connection to see what is in the database, whatever is wrong with the wire."""
+        return create_engine(self.own_url, poolclass=NullPool).connect()
 
     def admin(self) -> Connection:
         """A superuser's connection to the Postgres of this arena, whatever is wrong with the wire."""

@@ -13,6 +13,9 @@ from pocoflow.errors import BackendError
 from tests.chaos.arena import Arena, Arenas, Plan
 from tests.chaos.report import Line, Report
 from tests.support.services import leave_out
+from tests.support.workers import trace
+
+__all__ = ["trace"]
 
 HERE = Path(__file__).parent
 LIMIT_S = {"short": 120, "full": 900}

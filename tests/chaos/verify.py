@@ -40,7 +40,8 @@ def verify(arena: Arena, work: Workload, *, within_s: float, lost_claims: int = 
 
     Args:
         within_s: Seconds from now, when the fault is over, in which everything must have settled.
-        lost_claims: How often the database itself lost its last commits; a step may be repeated for each.
+        lost_claims: How often the database itself lost its last commits, or a worker that was told to stop
+            gave its steps back; a step may be repeated for each.
 
     Returns:
         What was found, in a few words.

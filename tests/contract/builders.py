@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from threading import Barrier
 from typing import Any, TypeVar
 
-from pocoflow.engine.history import Checkpoint, Stored
+from pocoflow.engine.history import Checkpoint, Saved
 from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Ledger
 from pocoflow.engine.records import Failure, NewRun, Position, StepRecord
@@ -108,9 +108,9 @@ def failed(event: str, step: int, node: str, *, attempt: int = 1, error: str = B
     return Entry(event, step, node, attempt, error=error, worker=WORKER)
 
 
-def whole(text: str) -> Stored:
+def whole(text: str, schema: str | None = None) -> Saved:
     """What a checkpoint of this text comes back as."""
-    return Stored([text])
+    return Saved([text], schema=schema)
 
 
 def facts(ledger: Ledger, *names: str, run_id: str = RUN) -> tuple[Any, ...]:

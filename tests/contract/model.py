@@ -116,7 +116,7 @@ class Model:
         run.log.append(("node_error" if retry_in_s is None else "node_retry", run.step))
         run.error, run.dispatches = "ValueError", 0
         if retry_in_s is None:
-            return self._settle(run, self._wanted(run, Status.FAILED))
+            return self._settle(run, self._wanted(run, Status.FAILED), due=self.now)
         then = self._wanted(run, Status.RUNNING if hold else Status.QUEUED)
         run.attempt += int(then is Status.RUNNING)
         return self._settle(run, then, due=self.now + retry_in_s, wait=TIMING.lease_s if hold else 0.0)
@@ -179,9 +179,12 @@ class Model:
 
     def expire(self, run_id: str, step: int, worker: str) -> bool:
         run = self.runs[run_id]
-        if run.status is not Status.RUNNING or run.step < step or worker_of(run.owner or "") != worker:
+        held = run.status is Status.RUNNING and worker_of(run.owner or "") == worker
+        hinted = run.status is Status.QUEUED and run.dispatches == 1 and run.due <= self.now
+        if run.step < step or not (held or hinted):
             return False
         run.wake = self.now - OVERDUE_S
+        run.due = min(run.due, run.wake)
         return True
 
     def _is_due(self, run: ModelRun, home: str | None) -> bool:

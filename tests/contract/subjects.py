@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -131,6 +132,15 @@ class SqlSubject(Subject):
     def wipe(self) -> None:
         for table in metadata.tables.values():
             self._execute(delete(table))
+
+    @property
+    def file(self) -> Path:
+        """The file of an SQLite database."""
+        return Path(str(self.ledger.url.database))
+
+    def flush(self) -> None:
+        """Bring all of an SQLite database into its file."""
+        self._execute(text("pragma wal_checkpoint(truncate)"))
 
     def count(self, table: str) -> int:
         """How many rows it has."""

@@ -59,7 +59,7 @@ def test_a_repeated_start_tells_of_the_first_and_changes_nothing(ledger: Ledger,
 
     assert answer == Started(False, Status.RUNNING, "input")
     assert ledger.get_run(RUN) == before
-    assert ledger.get_state(RUN) == whole(INPUT)
+    assert ledger.get_saved(RUN) == whole(INPUT)
     assert history(ledger) == [begun()]
 
 
@@ -100,15 +100,15 @@ def test_a_held_start_gives_its_owner_the_first_token(ledger: Ledger) -> None:
     assert history(ledger) == [begun(), *done(0, "A"), ended("completed", step=1)]
 
 
-def test_a_claim_hands_over_the_step_and_its_input(ledger: Ledger) -> None:
-    ledger.start(new_run())
+def test_a_claim_hands_over_the_step_with_its_input_and_schema(ledger: Ledger) -> None:
+    ledger.start(new_run(schema="schema"))
     owner = new_owner(WORKER)
 
     claim = ledger.claim(RUN, 0, owner=owner)
 
     assert claim is not None
     assert claim.position == Position(RUN, "flow", 0, "A", 1, owner)
-    assert claim.state == whole(INPUT)
+    assert claim.saved == whole(INPUT, "schema")
     assert facts(ledger, "status", "owner", "attempt") == ("running", owner, 1)
 
 
@@ -119,12 +119,12 @@ def test_a_claim_holds_the_step_for_a_lease(subject: Subject) -> None:
 
 
 def test_a_later_step_starts_from_the_last_checkpoint(ledger: Ledger) -> None:
-    ledger.commit(started(ledger), record(state='{"n":7}'))
+    ledger.commit(started(ledger, schema="schema"), record(state='{"n":7}'))
 
     claim = ledger.claim(RUN, 1, owner=new_owner(WORKER))
 
     assert claim is not None
-    assert (claim.position.step, claim.position.node, claim.state) == (1, "B", whole('{"n":7}'))
+    assert (claim.position.step, claim.position.node, claim.saved) == (1, "B", whole('{"n":7}', "schema"))
     assert (claim.position.epoch, claim.position.attempt) == (2, 1)
 
 
@@ -180,7 +180,7 @@ def test_a_step_with_a_successor_queues_it(subject: Subject) -> None:
     assert status is Status.QUEUED
     assert facts(ledger, "status", "total_steps", "current_node", "queue") == ("queued", 1, "B", "gpu")
     assert facts(ledger, "owner", "attempt", "completed_at") == (None, 0, None)
-    assert ledger.get_state(RUN) == whole('{"n":1}')
+    assert ledger.get_saved(RUN) == whole('{"n":1}')
     assert subject.counters(RUN).wake_in_s == near(TIMING.grace_s)
     assert history(ledger) == [begun(), *done(0, "A")]
 

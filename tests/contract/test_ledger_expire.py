@@ -1,4 +1,4 @@
-"""The lease of a process that has died is ended before its time, on every ledger that we ship: expire."""
+"""What a process held or was to send when it died is taken up at once, on each of our ledgers: expire."""
 
 from __future__ import annotations
 
@@ -99,17 +99,38 @@ def test_news_from_the_future_change_nothing(ledger: Ledger) -> None:
     assert ledger.sweep() == []
 
 
-def test_a_run_that_nobody_holds_is_left_alone(ledger: Ledger, pass_time: PassTime) -> None:
-    ledger.start(new_run("waiting"))
+def test_a_run_that_has_ended_or_waits_for_its_next_try_is_left_alone(ledger: Ledger) -> None:
     ledger.fail(started(ledger), BOOM, retry_in_s=500.0)
     ledger.start(new_run("ended"))
     ledger.commit(take(ledger, run_id="ended"), LAST)
-    before = [ledger.get_run(run_id) for run_id in ("waiting", RUN, "ended")]
+    before = [ledger.get_run(run_id) for run_id in (RUN, "ended")]
 
-    assert not any(ledger.expire(run_id, 0, worker=WORKER) for run_id in ("waiting", RUN, "ended", "unknown"))
+    assert not any(ledger.expire(run_id, 0, worker=WORKER) for run_id in (RUN, "ended", "unknown"))
 
-    assert [ledger.get_run(run_id) for run_id in ("waiting", RUN, "ended")] == before
+    assert [ledger.get_run(run_id) for run_id in (RUN, "ended")] == before
     assert ledger.sweep() == []
+
+
+def test_the_hint_that_a_process_had_taken_is_sent_again_once(ledger: Ledger) -> None:
+    ledger.start(new_run(queue="gpu"))
+
+    assert ledger.expire(RUN, 0, worker=WORKER)
+    assert ledger.sweep() == [Hint(RUN, 0, "gpu")]
+
+    assert not ledger.expire(RUN, 0, worker=WORKER)
+    assert ledger.sweep() == []
+    assert facts(ledger, "status", "attempt", "crashes") == ("queued", 0, 0)
+    assert history(ledger) == [begun()]
+
+
+def test_the_hint_that_a_process_may_not_have_sent_after_its_commit_is_sent(ledger: Ledger) -> None:
+    ledger.commit(started(ledger), record(next_queue="gpu"))
+
+    assert ledger.expire(RUN, 0, worker=WORKER)
+
+    assert ledger.sweep() == [Hint(RUN, 1, "gpu")]
+    assert facts(ledger, "status", "crashes") == ("queued", 0)
+    assert history(ledger) == [begun(), *done(0, "A")]
 
 
 def test_a_process_that_was_only_thought_dead_may_commit_until_its_step_is_taken(ledger: Ledger) -> None:

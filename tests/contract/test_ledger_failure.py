@@ -49,7 +49,7 @@ def test_a_failed_try_leaves_its_error_and_no_checkpoint(ledger: Ledger) -> None
         "ValueError",
         "boom",
     )
-    assert ledger.get_state(RUN) == whole(INPUT)
+    assert ledger.get_saved(RUN) == whole(INPUT)
     assert history(ledger) == [begun(), failed("node_retry", 0, "A")]
 
 

@@ -57,7 +57,7 @@ def forked(
 
 
 def data_of(ledger: Ledger, run_id: str) -> dict[Any, Any]:
-    state = ledger.get_state(run_id)
+    state = ledger.get_saved(run_id)
     assert state is not None
     return Trail.load(state).data()
 

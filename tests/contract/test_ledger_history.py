@@ -38,7 +38,7 @@ def commit(ledger: Ledger, position: Position, trail: Trail, data: dict[str, Any
 def claim(ledger: Ledger, step: int, run_id: str = RUN) -> tuple[Position, Trail]:
     claimed = ledger.claim(run_id, step, owner=new_owner(WORKER))
     assert claimed is not None
-    return claimed.position, Trail.load(claimed.state)
+    return claimed.position, Trail.load(claimed.saved)
 
 
 def test_each_claim_gets_the_store_as_the_step_before_has_left_it(ledger: Ledger) -> None:
@@ -49,7 +49,7 @@ def test_each_claim_gets_the_store_as_the_step_before_has_left_it(ledger: Ledger
         assert trail.data() == chat(step)
         commit(ledger, position, trail, chat(step + 1))
 
-    state = ledger.get_state(RUN)
+    state = ledger.get_saved(RUN)
     assert state is not None
     assert Trail.load(state).data() == chat(2 * MAX_DEPTH + 5)
     assert len(state.texts) + len(state.blobs) <= 2 * MAX_DEPTH
@@ -63,7 +63,7 @@ def test_a_process_that_keeps_the_run_leaves_the_same_history(ledger: Ledger) ->
         commit(ledger, position, trail, chat(step + 1), hold=True)
         position.step += 1
 
-    state = ledger.get_state(RUN)
+    state = ledger.get_saved(RUN)
     assert state is not None
     assert Trail.load(state).data() == chat(MAX_DEPTH + 5)
 

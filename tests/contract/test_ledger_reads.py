@@ -14,17 +14,17 @@ from tests.contract.builders import BOOM, HELD, INPUT, LAST, RUN, facts, new_run
 
 def test_of_an_unknown_run_there_is_nothing_to_read(ledger: Ledger) -> None:
     assert ledger.get_run("nobody") is None
-    assert ledger.get_state("nobody") is None
+    assert ledger.get_saved("nobody") is None
     assert ledger.get_events("nobody") == []
 
 
 def test_the_state_is_the_input_until_a_step_was_committed(ledger: Ledger) -> None:
     position = started(ledger)
-    first = ledger.get_state(RUN)
+    first = ledger.get_saved(RUN)
 
     ledger.commit(position, record(state='{"n":1}'))
 
-    assert (first, ledger.get_state(RUN)) == (whole(INPUT), whole('{"n":1}'))
+    assert (first, ledger.get_saved(RUN)) == (whole(INPUT), whole('{"n":1}'))
 
 
 def test_events_can_be_read_on_from_the_last_one_seen(ledger: Ledger) -> None:

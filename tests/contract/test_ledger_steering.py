@@ -164,7 +164,7 @@ def test_a_failed_run_goes_on_from_its_last_checkpoint_with_all_its_tries(ledger
     assert facts(ledger, "status", "attempt", "crashes", "completed_at") == ("queued", 0, 0, None)
     claim = ledger.claim(RUN, 1, owner=new_owner(WORKER))
     assert claim is not None
-    assert (claim.state, claim.position.attempt) == (whole('{"n":1}'), 1)
+    assert (claim.saved, claim.position.attempt) == (whole('{"n":1}'), 1)
     assert history(ledger)[-2:] == [ended("failed", step=1), Entry("run_resumed", 1)]
 
 

@@ -205,7 +205,7 @@ def test_a_claim_is_told_as_made(ledger: SqlLedger, lose_answer: LoseAnswer) -> 
     claim = ledger.claim(RUN, 0, owner=owner)
 
     assert claim is not None
-    assert (claim.position.owner, claim.position.attempt, claim.state) == (owner, 1, ledger.get_state(RUN))
+    assert (claim.position.owner, claim.position.attempt, claim.saved) == (owner, 1, ledger.get_saved(RUN))
 
 
 def test_a_lease_is_told_as_ended(ledger: SqlLedger, lose_answer: LoseAnswer) -> None:

@@ -72,7 +72,7 @@ class LedgerMachine(RuleBasedStateMachine):
         where = (run_id, "flow", run.step, f"node {run.step}", run.epoch, owner, run.attempt, run.crashes)
         assert replace(claim.position, unroutable_s=None) == Position(*where)
         assert claim.position.unroutable_s == _near(run.unroutable, lambda since: self.model.now - since)
-        assert claim.state == whole(INPUT if run.step == 0 else f'{{"step":{run.step - 1}}}')
+        assert claim.saved == whole(INPUT if run.step == 0 else f'{{"step":{run.step - 1}}}')
         self.tokens.append(claim.position)
 
     @when(lambda model: model.runs)

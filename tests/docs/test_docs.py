@@ -211,7 +211,7 @@ def shown(field: FieldInfo) -> str:
     if field.default_factory is not None:
         assert field.get_default(call_default_factory=True) == min(4, os.cpu_count() or 1)
         return "(the cores, at most 4)"
-    return f"`{field.default}`" if field.default else "(none)"
+    return "(none)" if field.default in (None, ()) else f"`{field.default}`"
 
 
 @pytest.mark.parametrize("page", named(PAGES))

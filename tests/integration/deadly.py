@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 
 from pocoflow import Flow, Node, Store
 from pocoflow.db.ledger import SqlLedger
+from pocoflow.engine.records import POISON
+from pocoflow.engine.wording import POISON_TEXT
 from tests.integration.flows import Step, line, record
 
 
@@ -62,6 +64,17 @@ ENDS: dict[str, Callable[[], object]] = {
     "null pointer": lambda: ctypes.string_at(0),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
 }
+PLACES = ("prep", "exec", "post")
+# Retrying is for what may be different the next time, and only in exec.
+NOT_RETRIED = ("SystemExit", "KeyboardInterrupt")
+TEXTS = {
+    "MemoryError": "",
+    "SystemExit": "3",
+    "KeyboardInterrupt": "not by hand",
+    "RecursionError": "maximum recursion depth exceeded",
+    "Unpicklable": "a lock inside",
+    "Speechless": "(its text cannot be shown)",
+}
 
 
 class Doomed(Node):
@@ -95,3 +108,23 @@ class Hoarder(Step):
 
 doomed = Flow(line(Step(name="fine"), Doomed(name="doomed")), flow_name="doomed")
 hoarder = Flow(Hoarder(name="hoarder"), flow_name="hoarder")
+
+
+def cases() -> list[tuple[str, str]]:
+    """What `doomed` is to do, and where: every error everywhere, every end in exec, one everywhere."""
+    everywhere = [(deed, where) for deed in (*ERRORS, "exit") for where in PLACES]
+    return everywhere + [(deed, "exec") for deed in ENDS if deed != "exit"]
+
+
+def expected_end(deed: str, *, max_crashes: int) -> tuple[str, str]:
+    """The type and the text of the error with which its run ends."""
+    if deed in ENDS:
+        return POISON, POISON_TEXT.format(node="doomed", crashes=max_crashes + 1, step=1)
+    return deed, TEXTS[deed]
+
+
+def expected_tries(deed: str, where: str, *, max_crashes: int) -> int:
+    """How often it does its deed."""
+    if deed in ENDS:
+        return max_crashes + 1
+    return Doomed.max_retries if where == "exec" and deed not in NOT_RETRIED else 1

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any
 
 import pytest
 
 from pocoflow import PoisonStepError, RunHandle, StepFailedError
 from pocoflow.broker import make_app
-from pocoflow.engine.records import POISON
-from pocoflow.engine.wording import POISON_TEXT
 from pocoflow.settings import Settings
 from tests.integration import deadly, flows
 from tests.support.wait import wait_until
@@ -23,18 +20,7 @@ from tests.support.workers import MakeCluster, Trace, committed_steps, events_of
 WAIT_S = 90.0
 FLOWS = "tests.integration.flows,tests.integration.deadly"
 NEVER = {"LEASE_S": "3600", "SWEEP_S": "3600", "GRACE_S": "3600", "FLOWS": FLOWS}
-PLACES = ("prep", "exec", "post")
-TRIES = deadly.Doomed.max_retries
-# Retrying is for what may be different the next time, and only in exec.
-NOT_RETRIED = ("SystemExit", "KeyboardInterrupt")
-TEXTS = {
-    "MemoryError": "",
-    "SystemExit": "3",
-    "KeyboardInterrupt": "not by hand",
-    "RecursionError": "maximum recursion depth exceeded",
-    "Unpicklable": "a lock inside",
-    "Speechless": "(its text cannot be shown)",
-}
+MAX_CRASHES = 1
 
 
 @pytest.fixture(params=["redis_url", "amqp_url"])
@@ -69,10 +55,9 @@ def test_a_step_whose_process_is_killed_starts_again_long_before_its_lease_ends(
 def test_a_worker_survives_whatever_its_steps_do(
     make_cluster: MakeCluster, broker_url: str, sqlite_url: str, trace: Trace
 ) -> None:
-    limit = {"MAX_CRASHES": "1"}
+    limit = {"MAX_CRASHES": str(MAX_CRASHES)}
     worker = make_cluster(BROKER_URL=broker_url, DATABASE_URL=sqlite_url, **NEVER, **limit).start_worker()
-    cases = [(deed, where) for deed in (*deadly.ERRORS, "exit") for where in PLACES]
-    cases += [(deed, "exec") for deed in deadly.ENDS if deed != "exit"]
+    cases = deadly.cases()
 
     handles = [trace.start(deadly.doomed, deed=deed, where=where) for deed, where in cases]
     ends = {case: _end(handle) for case, handle in zip(cases, handles, strict=True)}
@@ -80,8 +65,8 @@ def test_a_worker_survives_whatever_its_steps_do(
         case: len(trace.of(handle.run_id, "doomed")) for case, handle in zip(cases, handles, strict=True)
     }
 
-    assert ends == {(deed, where): _expected_end(deed) for deed, where in cases}
-    assert tries == {(deed, where): _expected_tries(deed, where) for deed, where in cases}
+    assert ends == {case: deadly.expected_end(case[0], max_crashes=MAX_CRASHES) for case in cases}
+    assert tries == {case: deadly.expected_tries(*case, max_crashes=MAX_CRASHES) for case in cases}
     assert trace.start(flows.chain).wait(WAIT_S)["done"] == list(flows.NAMES)
     assert worker.exit_code is None
 
@@ -142,15 +127,3 @@ def _end(handle: RunHandle) -> tuple[str, str]:
     with pytest.raises(StepFailedError) as caught:
         handle.wait(WAIT_S)
     return caught.value.error_type, caught.value.error_text
-
-
-def _expected_end(deed: str) -> tuple[str, Any]:
-    if deed in deadly.ENDS:
-        return POISON, POISON_TEXT.format(node="doomed", crashes=2, step=1)
-    return deed, TEXTS[deed]
-
-
-def _expected_tries(deed: str, where: str) -> int:
-    if deed in deadly.ENDS:
-        return 2
-    return TRIES if where == "exec" and deed not in NOT_RETRIED else 1

@@ -301,3 +301,15 @@ def test_sweeps_do_not_fill_the_log_of_a_worker(
     lines = worker.log.removeprefix(began).splitlines()
     assert [line for line in lines if "step done" in line]
     assert [line for line in lines if "sweep" in line] == []
+
+
+def test_workers_delete_old_runs_if_they_are_told_to(
+    make_cluster: MakeCluster, redis_url: str, database_url: str, trace: Trace
+) -> None:
+    cluster = make_cluster(BROKER_URL=redis_url, DATABASE_URL=database_url, RETAIN_DAYS="0.00001")
+    cluster.start_worker()
+
+    handle = trace.start(flows.chain)
+    handle.wait(WAIT_S)
+
+    wait_until(lambda: cluster.database.get_run(handle.run_id) is None, timeout_s=WAIT_S)

@@ -77,6 +77,15 @@ class WorkerProcess:
     def exit_code(self) -> int | None:
         return self._process.poll()
 
+    @property
+    def children(self) -> list[int]:
+        """The processes that execute steps for a prefork worker; none when the main process has ended."""
+        try:
+            pids = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        except FileNotFoundError:
+            return []
+        return [int(pid) for pid in pids.split()]
+
     def wait_until_ready(self) -> None:
         wait_until(self._is_ready, timeout_s=START_S, what=f"{self._log.stem} to get ready")
 
@@ -93,6 +102,15 @@ class WorkerProcess:
 
     def thaw(self) -> None:
         self._process.send_signal(signal.SIGCONT)
+
+    @contextmanager
+    def unguarded(self) -> Iterator[None]:
+        """While nobody notices that the main process has ended, and ends what it has left behind."""
+        os.kill(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self._process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """kill -9 of the main process and all its children; safe to repeat."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocoflow import StoreSerializationError, codec
-from pocoflow.engine.history import MAX_DEPTH, Checkpoint, Stored, Trail
+from pocoflow.engine.history import MAX_DEPTH, Checkpoint, Saved, Trail
 
 LARGE = "x" * 5000
 
@@ -29,10 +29,10 @@ class Rows:
         self.blobs |= {digest: text for digest, text in checkpoint.new_blobs.items() if text is not None}
         assert self.named >= set(checkpoint.blobs)
 
-    def stored(self, step: int) -> Stored:
+    def stored(self, step: int) -> Saved:
         chain = self.checkpoints[step - self.checkpoints[step].depth : step + 1]
         named = {digest for checkpoint in chain for digest in checkpoint.blobs}
-        return Stored([row.text for row in chain], {digest: self.blobs[digest] for digest in named})
+        return Saved([row.text for row in chain], {digest: self.blobs[digest] for digest in named})
 
     @property
     def chars(self) -> int:
@@ -167,7 +167,7 @@ def test_a_fork_shares_the_blobs_of_its_parent() -> None:
 
 
 def test_a_checkpoint_of_an_earlier_version_is_one_object() -> None:
-    stored = Stored(['{"query":"ducks","n":{"$t":"tuple","v":[1]}}'])
+    stored = Saved(['{"query":"ducks","n":{"$t":"tuple","v":[1]}}'])
 
     assert Trail.load(stored).data() == {"query": "ducks", "n": (1,)}
 
@@ -175,7 +175,7 @@ def test_a_checkpoint_of_an_earlier_version_is_one_object() -> None:
 @pytest.mark.parametrize("text", ["nonsense", "a = ", "a =", "a = {", "a =@ 00", "a - 1", "a + [1]", "a ? 1"])
 def test_what_is_no_checkpoint_is_refused(text: str) -> None:
     with pytest.raises(StoreSerializationError, match="checkpoint cannot be read back"):
-        Trail.load(Stored([text])).data()
+        Trail.load(Saved([text])).data()
 
 
 small = st.one_of(st.integers(0, 3), st.sampled_from(["", "s", "x" * 1500, LARGE]), st.none())

@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-LARGE = ("celery", "kombu", "sqlalchemy", "psycopg", "redis", "streamlit", "pydantic", "pydantic_settings")
+LARGE = (
+    "alembic",
+    "celery",
+    "kombu",
+    "sqlalchemy",
+    "psycopg",
+    "redis",
+    "streamlit",
+    "pydantic",
+    "pydantic_settings",
+)
 NAMES = "AsyncNode, Flow, MaxStepsError, Node, RunHandle, Store, flow_factory"
 RUN = f"from pocoflow import {NAMES}; Flow(start=Node()).run({{}})"
 

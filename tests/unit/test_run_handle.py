@@ -14,6 +14,7 @@ import pytest
 
 from pocoflow import RunInterruptedError, runner
 from pocoflow.engine.clock import SystemClock
+from pocoflow.engine.history import Saved
 from pocoflow.errors import DatabaseError
 from tests.contract.builders import LAST, new_run, record, take
 from tests.support.wait import wait_until
@@ -85,14 +86,14 @@ def test_a_result_is_read_again_when_the_database_goes_away_just_then(
 ) -> None:
     here.start("a")
     here.end("a")
-    state, answers = here.ledger.get_state, iter([DatabaseError("gone")])
+    saved, answers = here.ledger.get_saved, iter([DatabaseError("gone")])
 
-    def get_state(run_id: str) -> str | None:
+    def get_saved(run_id: str) -> Saved | None:
         for error in answers:
             raise error
-        return state(run_id)
+        return saved(run_id)
 
-    monkeypatch.setattr(here.ledger, "get_state", get_state)
+    monkeypatch.setattr(here.ledger, "get_saved", get_saved)
 
     assert here.handle("a").wait(SOON_S)["n"] == 1
 

@@ -50,6 +50,8 @@ def test_without_any_configuration_the_settings_work_on_a_laptop() -> None:
         ("POCOFLOW_UNROUTABLE_S", "600", "unroutable_s", 600.0),
         ("POCOFLOW_MAX_CRASHES", "0", "max_crashes", 0),
         ("POCOFLOW_EMBEDDED_THREADS", "16", "embedded_threads", 16),
+        ("POCOFLOW_RETAIN_DAYS", "30", "retain_days", 30.0),
+        ("POCOFLOW_RETAIN_FAILED", "true", "retain_failed", True),
         ("POCOFLOW_FAULTS", "in_exec=kill9*1", "faults", "in_exec=kill9*1"),
         ("POCOFLOW_EFFECT_LOG", "effects.jsonl", "effect_log", "effects.jsonl"),
     ],
@@ -156,6 +158,9 @@ def test_settings_cannot_be_changed_after_they_were_read() -> None:
         ("max_crashes", "-1"),
         ("max_crashes", "1.5"),
         ("embedded_threads", "0"),
+        ("retain_days", "0"),
+        ("retain_days", "inf"),
+        ("retain_failed", "perhaps"),
         ("embedded_threads", "many"),
     ],
 )

@@ -210,7 +210,7 @@ def test_validate_accepts_content_that_fulfils_the_schema() -> None:
     store.validate()
 
 
-@pytest.mark.parametrize("expected", [list[str], "str", Any, None, 5, (str, "int")])
+@pytest.mark.parametrize("expected", ["str", None, 5, (str, "int")])
 def test_a_schema_that_names_no_type_is_refused_when_the_store_is_made(expected: Any) -> None:
     with pytest.raises(StoreSchemaError, match="schema of key 'query' must be a type or a tuple of types"):
         Store({"query": ""}, schema={"query": expected})

@@ -1,0 +1,1 @@
+"""Scripts for Alembic, and what they need; `pocoflow.db.migrate` runs them."""
