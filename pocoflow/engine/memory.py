@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from math import inf
 
 from pocoflow import codec
-from pocoflow.engine.history import Saved
-from pocoflow.engine.memory_run import Blobs, Journal, MemoryRun
+from pocoflow.engine.memory_reads import MemoryReads
+from pocoflow.engine.memory_run import Journal, MemoryRun
 from pocoflow.engine.owner import worker_of
-from pocoflow.engine.ports import Clock, EventRow, RunRow, Sighting
+from pocoflow.engine.ports import Clock
 from pocoflow.engine.records import (
     INTERRUPTED,
     LIVE,
@@ -21,7 +20,6 @@ from pocoflow.engine.records import (
     STOPPED,
     Claim,
     Failure,
-    ForkPoint,
     Hint,
     NewRun,
     Position,
@@ -33,25 +31,22 @@ from pocoflow.engine.records import (
 )
 from pocoflow.engine.timing import CROWD_PATIENCE_S, OVERDUE_S, Retention, Timing
 from pocoflow.engine.wording import INTERRUPTED_TEXT, OVERDUE_TEXT, POISON_TEXT
-from pocoflow.errors import CheckpointNotFoundError, RunNotFoundError
 from pocoflow.store import Store
 
 MAX_ENDED_RUNS = 10_000
 _CLAIMABLE = before(Status.RUNNING)
 
 
-class MemoryLedger:
+class MemoryLedger(MemoryReads):
     """The whole protocol in a dict; it forgets ended runs, oldest first, beyond `MAX_ENDED_RUNS`."""
 
     def __init__(self, clock: Clock, timing: Timing, *, max_store_mb: float = inf) -> None:
+        super().__init__()
         self._clock = clock
         self._timing = timing
         self._max_store_mb = max_store_mb
-        self._runs: OrderedDict[str, MemoryRun] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
-        self._lock = threading.RLock()
         self._journal = Journal(clock)
-        self._blobs = Blobs()
 
     def encode(self, store: Store) -> Mapping[str, str]:
         return codec.dump_values(store.as_dict(), max_mb=self._max_store_mb)
@@ -246,39 +241,6 @@ class MemoryLedger:
                 row.due_at = min(row.due_at, row.wake_at)  # nothing is to be looked at before it is due
             return held or hinted
 
-    def get_run(self, run_id: str) -> RunRow | None:
-        with self._lock:
-            row = self._runs.get(run_id)
-            return None if row is None else row.shown()
-
-    def get_changes(self, known: Mapping[str, str]) -> Mapping[str, Sighting | None]:
-        changes: dict[str, Sighting | None] = {}
-        with self._lock:
-            for run_id, mark in known.items():
-                row = self._runs.get(run_id)
-                if row is None:
-                    changes[run_id] = None
-                elif row.mark != mark:
-                    changes[run_id] = row.sighted()
-        return changes
-
-    def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
-        with self._lock:
-            row = self._runs.get(run_id)
-            return [] if row is None else [event for event in row.events if event["id"] > after]
-
-    def get_saved(self, run_id: str) -> Saved | None:
-        with self._lock:
-            row = self._runs.get(run_id)
-            return None if row is None else self._blobs.saved(row, row.step - 1)
-
-    def get_fork_point(self, run_id: str, step: int, *, node: str | None = None) -> ForkPoint:
-        with self._lock:
-            row = self._row(run_id)
-            if not -1 <= step < row.step:
-                raise CheckpointNotFoundError(f"run {run_id!r} has no checkpoint of step {step}", run_id)
-            return row.fork_point(step, node, self._blobs.saved(row, step))
-
     def _is_due(self, row: MemoryRun, home: str | None, crowded: Collection[str | None]) -> bool:
         """Whether it is overdue, or so long overdue that its home must have gone."""
         if row.wake_at is None or (row.home is None and home is not None):
@@ -363,9 +325,3 @@ class MemoryLedger:
             return None
         mine = (row.step, row.epoch, row.owner) == (position.step, position.epoch, position.owner)
         return row if mine else None
-
-    def _row(self, run_id: str) -> MemoryRun:
-        row = self._runs.get(run_id)
-        if row is None:
-            raise RunNotFoundError(f"no run {run_id!r} in this process", run_id)
-        return row
