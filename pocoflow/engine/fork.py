@@ -43,14 +43,14 @@ def fork_of(
         home: See `NewRun`.
 
     Raises:
-        InvalidTransitionError: No node follows this checkpoint.
+        InvalidTransitionError: No node is known to follow this checkpoint.
         StoreKeyError: A key that is to go is not there.
         StoreSerializationError: An update holds something that a checkpoint cannot carry.
         DefinitionError: The run_id cannot be one, or the updates are no mapping.
     """
     if point.node is None:
         raise InvalidTransitionError(
-            f"no node follows step {point.step} of run {point.run_id!r}: name the one to begin with "
+            f"no node is known to follow step {point.step} of run {point.run_id!r}: name the first one "
             "(node=...), or fork an earlier step",
             point.run_id,
         )

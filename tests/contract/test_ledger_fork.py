@@ -134,7 +134,7 @@ def test_where_a_run_has_ended_the_first_node_must_be_named(ledger: Ledger) -> N
     made = Trail().next(codec.dump_values(chat(2)), whole=True)
     ledger.commit(take(ledger, 1), record(None, state=made))
 
-    with pytest.raises(InvalidTransitionError, match="no node follows step 1"):
+    with pytest.raises(InvalidTransitionError, match="no node is known to follow step 1"):
         forked(ledger, 1)
 
     assert forked(ledger, 1, node=node_of(0)).node == node_of(0)
@@ -243,6 +243,9 @@ def test_a_run_of_0_2_is_forked_where_its_history_shows_what_came_next(sql_subje
         sql_subject.run_sql(sql)
 
     nodes = [ledger.get_fork_point(RUN, step).node for step in (-1, 0, 1, 2)]
+    sql_subject.run_sql("update pf_runs set stands = 'after default'")
 
+    assert ledger.get_fork_point(RUN, 2).node is None
+    sql_subject.run_sql("update pf_runs set stands = 'at'")
     assert nodes == [node_of(0), node_of(1), node_of(2), node_of(3)]
     assert replace(forked(ledger, 2), input_hash="").flow_hash == ""
