@@ -11,6 +11,7 @@ from pocoflow import codec
 from pocoflow.engine.fork import REMOVE, fork_of
 from pocoflow.engine.history import MAX_DEPTH, Trail
 from pocoflow.engine.identity import require_same
+from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Ledger
 from pocoflow.engine.records import NewRun, Status
 from pocoflow.errors import (
@@ -21,8 +22,10 @@ from pocoflow.errors import (
     RunNotFoundError,
     StoreKeyError,
     StoreSerializationError,
+    StoreTypeError,
 )
-from tests.contract.builders import BOOM, RUN, Entry, facts, history, new_run, record, take
+from pocoflow.schema import Schema
+from tests.contract.builders import BOOM, RUN, WORKER, Entry, facts, history, new_run, record, take
 from tests.contract.subjects import SqlSubject
 
 STEPS = MAX_DEPTH + 5
@@ -208,6 +211,21 @@ def test_what_cannot_be_carried_or_removed_is_refused_before_anything_is_written
         fork_of(ledger.get_fork_point(RUN, 0), ledger, updates=[1], run_id=None, home=None)  # type: ignore[arg-type]
 
     assert ledger.get_run("fork") is None
+
+
+def test_the_schema_goes_along_and_holds_for_updates(ledger: Ledger) -> None:
+    lived(ledger, 1, schema=Schema.of({"turn": int}).dumps())
+
+    with pytest.raises(StoreTypeError, match="'turn'"):
+        forked(ledger, 0, turn="first")
+    ledger.start(forked(ledger, 0, turn=7))
+
+    claim = ledger.claim("fork", 0, owner=new_owner(WORKER))
+    assert claim is not None
+    store = Trail.load(claim.saved).store("fork")
+    assert store["turn"] == 7
+    with pytest.raises(StoreTypeError):
+        store["turn"] = "second"
 
 
 def test_large_values_are_kept_once_for_a_run_and_its_forks(sql_subject: SqlSubject) -> None:
