@@ -109,6 +109,7 @@ def fork(
         CheckpointNotFoundError: It has no checkpoint of this step.
         InvalidTransitionError: No node follows the checkpoint, and none was given.
         RunConflictError: There is another run with the new id.
+        StoreTypeError: The schema of the store forbids an update.
         StoreSerializationError: An update holds something that a checkpoint cannot carry.
         UnknownFlowError: No workers are configured here, and the run is not one of theirs.
     """

@@ -207,6 +207,7 @@ class Flow:
             CheckpointNotFoundError: It has no checkpoint of this step.
             InvalidTransitionError: No node follows the checkpoint, and none was given.
             RunConflictError: There is another run with this new id.
+            StoreTypeError: The schema of the store forbids an update.
             StoreSerializationError: An update holds something that a checkpoint cannot carry.
             DefinitionError: It is a run of another flow, or this flow lacks the node.
         """

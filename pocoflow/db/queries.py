@@ -30,6 +30,7 @@ from sqlalchemy import cast as cast_
 from pocoflow.db.schema import blobs, checkpoints, events, runs
 from pocoflow.db.words import const
 from pocoflow.engine.history import Saved
+from pocoflow.engine.placing import AT
 from pocoflow.engine.ports import EventRow, RunRow, Sighting, Standing
 from pocoflow.engine.records import ForkPoint, Position, Status
 
@@ -161,9 +162,12 @@ _BODIES = select(blobs.c.digest, blobs.c.body).where(blobs.c.digest.in_(bindpara
 _INPUT = select(r.step, r.input, r.input_blobs, r.schema).where(r.run_id == _BY_RUN)
 _step, _following = bindparam("step", type_=Integer), checkpoints.alias("following").c
 _is_input = _step == const(-1)
-# A run of PocoFlow 0.2 does not say what follows a step, only what has followed.
-_is_newest = and_(
-    r.flow_hash.is_(None), r.status != const(Status.COMPLETED.value), r.step == _step + const(1)
+# A run of PocoFlow 0.2 does not say what follows a step, only what has followed, or has begun after it.
+_has_begun = and_(
+    r.flow_hash.is_(None),
+    r.status != const(Status.COMPLETED.value),
+    r.step == _step + const(1),
+    func.coalesce(r.stands, const(AT)) == const(AT),
 )
 _BRANCHING = (
     select(
@@ -173,7 +177,7 @@ _BRANCHING = (
         func.coalesce(
             case((_is_input, r.first_node), else_=_c.next_node),
             _following.node_name,
-            case((_is_newest, r.node)),
+            case((_has_begun, r.node)),
         ).label("node"),
         case((_is_input, r.first_queue), else_=_c.next_queue).label("queue"),
     )

@@ -43,20 +43,21 @@ def fork_of(
         home: See `NewRun`.
 
     Raises:
-        InvalidTransitionError: No node follows this checkpoint.
+        InvalidTransitionError: No node is known to follow this checkpoint.
         StoreKeyError: A key that is to go is not there.
+        StoreTypeError: The schema of the store forbids an update.
         StoreSerializationError: An update holds something that a checkpoint cannot carry.
         DefinitionError: The run_id cannot be one, or the updates are no mapping.
     """
     if point.node is None:
         raise InvalidTransitionError(
-            f"no node follows step {point.step} of run {point.run_id!r}: name the one to begin with "
+            f"no node is known to follow step {point.step} of run {point.run_id!r}: name the first one "
             "(node=...), or fork an earlier step",
             point.run_id,
         )
     trail = Trail.load(point.saved)
     trail.fork()
-    texts = _updated(trail.texts, updates, ledger)
+    texts = _updated(trail, updates, ledger)
     made = trail.next(texts, whole=True)
     # With their text, although they are there: they may be about to be pruned along with the parent.
     made.new_blobs = {digest: text or point.saved.blobs[digest] for digest, text in made.new_blobs.items()}
@@ -77,7 +78,8 @@ def fork_of(
     )
 
 
-def _updated(texts: dict[str, str], updates: Mapping[str, Any] | None, ledger: Ledger) -> Mapping[str, str]:
+def _updated(trail: Trail, updates: Mapping[str, Any] | None, ledger: Ledger) -> Mapping[str, str]:
+    texts = trail.texts
     if updates is None:
         return texts
     if not isinstance(updates, Mapping):
@@ -86,5 +88,8 @@ def _updated(texts: dict[str, str], updates: Mapping[str, Any] | None, ledger: L
     for key, name in zip(removed, ledger.encode(Store(removed)), strict=True):
         if texts.pop(name, None) is None:
             raise StoreKeyError(f"store_updates cannot remove {key!r}: the checkpoint has no such key")
-    written = {key: value for key, value in updates.items() if value is not REMOVE}
-    return {**texts, **ledger.encode(Store(written))}
+    written = trail.empty("store_updates")
+    for key, value in updates.items():
+        if value is not REMOVE:
+            written[key] = value
+    return {**texts, **ledger.encode(written)}

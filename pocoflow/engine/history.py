@@ -142,8 +142,14 @@ class Trail:
             UnregisteredTypeError: A class in it is not registered here.
             StoreSerializationError: A value cannot be read.
         """
-        schema = None if self._schema is None else Schema.loads(self._schema, lenient=lenient)
-        return Store(self.data(), schema=schema, name=name)
+        return Store(self.data(), schema=self._types(lenient=lenient), name=name)
+
+    def empty(self, name: str) -> Store:
+        """Return a store without content that takes what this one takes, as far as that is known here."""
+        return Store(schema=self._types(lenient=True), name=name)
+
+    def _types(self, *, lenient: bool) -> Schema | None:
+        return None if self._schema is None else Schema.loads(self._schema, lenient=lenient)
 
     @property
     def texts(self) -> dict[str, str]:

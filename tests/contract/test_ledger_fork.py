@@ -11,6 +11,7 @@ from pocoflow import codec
 from pocoflow.engine.fork import REMOVE, fork_of
 from pocoflow.engine.history import MAX_DEPTH, Trail
 from pocoflow.engine.identity import require_same
+from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Ledger
 from pocoflow.engine.records import NewRun, Status
 from pocoflow.errors import (
@@ -21,8 +22,10 @@ from pocoflow.errors import (
     RunNotFoundError,
     StoreKeyError,
     StoreSerializationError,
+    StoreTypeError,
 )
-from tests.contract.builders import BOOM, RUN, Entry, facts, history, new_run, record, take
+from pocoflow.schema import Schema
+from tests.contract.builders import BOOM, RUN, WORKER, Entry, facts, history, new_run, record, take
 from tests.contract.subjects import SqlSubject
 
 STEPS = MAX_DEPTH + 5
@@ -134,7 +137,7 @@ def test_where_a_run_has_ended_the_first_node_must_be_named(ledger: Ledger) -> N
     made = Trail().next(codec.dump_values(chat(2)), whole=True)
     ledger.commit(take(ledger, 1), record(None, state=made))
 
-    with pytest.raises(InvalidTransitionError, match="no node follows step 1"):
+    with pytest.raises(InvalidTransitionError, match="no node is known to follow step 1"):
         forked(ledger, 1)
 
     assert forked(ledger, 1, node=node_of(0)).node == node_of(0)
@@ -210,6 +213,21 @@ def test_what_cannot_be_carried_or_removed_is_refused_before_anything_is_written
     assert ledger.get_run("fork") is None
 
 
+def test_the_schema_goes_along_and_holds_for_updates(ledger: Ledger) -> None:
+    lived(ledger, 1, schema=Schema.of({"turn": int}).dumps())
+
+    with pytest.raises(StoreTypeError, match="'turn'"):
+        forked(ledger, 0, turn="first")
+    ledger.start(forked(ledger, 0, turn=7))
+
+    claim = ledger.claim("fork", 0, owner=new_owner(WORKER))
+    assert claim is not None
+    store = Trail.load(claim.saved).store("fork")
+    assert store["turn"] == 7
+    with pytest.raises(StoreTypeError):
+        store["turn"] = "second"
+
+
 def test_large_values_are_kept_once_for_a_run_and_its_forks(sql_subject: SqlSubject) -> None:
     ledger = sql_subject.ledger
     lived(ledger)
@@ -243,6 +261,9 @@ def test_a_run_of_0_2_is_forked_where_its_history_shows_what_came_next(sql_subje
         sql_subject.run_sql(sql)
 
     nodes = [ledger.get_fork_point(RUN, step).node for step in (-1, 0, 1, 2)]
+    sql_subject.run_sql("update pf_runs set stands = 'after default'")
 
+    assert ledger.get_fork_point(RUN, 2).node is None
+    sql_subject.run_sql("update pf_runs set stands = 'at'")
     assert nodes == [node_of(0), node_of(1), node_of(2), node_of(3)]
     assert replace(forked(ledger, 2), input_hash="").flow_hash == ""
