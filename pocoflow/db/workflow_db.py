@@ -86,7 +86,9 @@ class WorkflowDB:
             return self._queries.get_run(run_id)
 
     def list_runs(self, limit: int = 100) -> list[RunRow]:
-        """Return the newest runs, newest first."""
+        """Return the newest runs, newest first; raises DatabaseError for a limit below 0."""
+        if isinstance(limit, int) and limit < 0:
+            raise DatabaseError(f"list_runs takes a limit of 0 or more, got {limit}")
         with translated(self._url):
             return self._queries.list_runs(limit)
 

@@ -181,7 +181,7 @@ def test_a_status_is_one_of_those_there_are(history: WorkflowDB, status: Any) ->
 
 
 @pytest.mark.parametrize(
-    "limit", ["1; DROP TABLE pf_runs", "1 OFFSET 1", "x", 10**30, [1], {"a": 1}, "\ud800"]
+    "limit", ["1; DROP TABLE pf_runs", "1 OFFSET 1", "x", 10**30, -1, [1], {"a": 1}, "\ud800"]
 )
 def test_a_limit_is_a_number(history: WorkflowDB, limit: Any) -> None:
     with pytest.raises(DatabaseError):
