@@ -22,7 +22,7 @@ demo: $(STAMP)  ## Run the example on a real broker and two real workers (KEEP=1
 test: $(STAMP)  ## Run all tests, with the services that they need
 	$(BIN)/python -m pytest $(ARGS)
 
-chaos: $(STAMP)  ## Break everything that can break, on real processes (half an hour; table in build/)
+chaos: $(STAMP)  ## Break everything that can break, on real processes (over an hour; table in build/)
 	$(BIN)/python -m pytest tests/chaos --chaos=full $(ARGS)
 
 check: $(STAMP)  ## Lint, types, import rules
@@ -37,6 +37,7 @@ bench: $(STAMP)  ## Speed, as ratios in one run (minutes; see tests/bench/README
 	$(BIN)/python -m tests.bench.hop
 	$(BIN)/python -m tests.bench.wait
 	$(BIN)/python -m tests.bench.growth
+	$(BIN)/python -m tests.bench.crowd
 
 clean:  ## Remove the virtual environment and all caches
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

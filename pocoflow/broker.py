@@ -22,7 +22,7 @@ from kombu.exceptions import OperationalError
 from pocoflow.engine.graph import MAX_NAME_LENGTH
 from pocoflow.engine.records import Hint
 from pocoflow.logging import WARNING, get_logger, log_event
-from pocoflow.settings import AMQP_SCHEMES, REDIS_SCHEMES, Settings
+from pocoflow.settings import AMQP_SCHEMES, REDIS_SCHEMES, Settings, mask_url
 
 log = get_logger("runner")
 
@@ -34,6 +34,7 @@ DATABASE_HEADER = "pocoflow_database"
 CONNECT_TIMEOUT_S = 2.0
 TIMEOUT_S = 5.0
 MAX_STEP = 2**31 - 1  # what the column holds
+MAX_DATABASE_LENGTH = 500
 # A sender that finds no broker tries once more and leaves it to the sweep; kombu would try for a minute.
 _IMPATIENT = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
 
@@ -134,7 +135,7 @@ def register_run_step(app: Celery, run_step: Callable[[Hint, str | None], None])
     def _run_step(task: Any, run_id: Any = None, step: Any = None, *_: Any, **__: Any) -> None:
         hint = _valid_hint(run_id, step)
         if hint is not None:
-            run_step(hint, (task.request.headers or {}).get(DATABASE_HEADER))
+            run_step(hint, _named_database(task.request.headers))
 
 
 def register_sweep(app: Celery, sweep: Callable[[], None], *, sweep_s: float) -> None:
@@ -153,7 +154,7 @@ def register_expire(app: Celery, expire: Callable[[Hint, str], None]) -> None:
     @app.task(name=EXPIRE, shared=False)  # type: ignore[untyped-decorator]
     def _expire(run_id: Any = None, step: Any = None, worker: Any = None, *_: Any, **__: Any) -> None:
         hint = _valid_hint(run_id, step)
-        if hint is not None and _is_name(worker):
+        if hint is not None and is_name(worker):
             expire(hint, worker)
 
 
@@ -181,13 +182,21 @@ def report_death(app: Celery, args: Sequence[Any], worker: str) -> None:
 
 
 def _valid_hint(run_id: Any, step: Any) -> Hint | None:
-    if _is_name(run_id) and type(step) is int and 0 <= step <= MAX_STEP:
+    if is_name(run_id) and type(step) is int and 0 <= step <= MAX_STEP:
         return Hint(run_id, step)
     log_event(log, "malformed message dropped", level=WARNING, run_id=_shape(run_id), step=_shape(step))
     return None
 
 
-def _is_name(value: Any) -> bool:
+def _named_database(headers: Any) -> str | None:
+    """What the message says about its database, if it may be repeated to whoever reads the log."""
+    name = headers.get(DATABASE_HEADER) if isinstance(headers, dict) else None
+    fits = isinstance(name, str) and len(name) <= MAX_DATABASE_LENGTH and name.isprintable()
+    return mask_url(name) if fits else None
+
+
+def is_name(value: Any) -> bool:
+    """Whether a value from a message can be the name of something of ours."""
     return isinstance(value, str) and 0 < len(value) <= MAX_NAME_LENGTH and value.isprintable()
 
 

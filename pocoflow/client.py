@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pocoflow import wiring
 from pocoflow.engine.deliver import send
+from pocoflow.engine.fork import REMOVE, fork_of
+from pocoflow.engine.identity import require_same
 from pocoflow.engine.owner import worker_of
 from pocoflow.engine.ports import RunRow, is_settled
-from pocoflow.engine.records import SAME_HOME, STOPPED, Status
-from pocoflow.errors import InvalidTransitionError, RunNotFoundError
+from pocoflow.engine.records import SAME_HOME, STOPPED, Hint, Status
+from pocoflow.errors import InvalidTransitionError, RunNotFoundError, UnknownFlowError
+from pocoflow.logging import get_logger, log_event
 from pocoflow.runner import RunHandle
+
+__all__ = ["REMOVE", "fork", "handle", "resume", "retry"]
+
+log = get_logger("runner")
 
 # The home of a run that is to go on although nobody is there to execute it.
 _NOWHERE = "nowhere"
@@ -33,13 +42,110 @@ def handle(run_id: str, db_path: str | Path | None = None) -> RunHandle:
         DatabaseError: The database cannot be reached.
     """
     reach = wiring.reach(db_path)
-    ports = reach.ports
-    if ports.ledger.get_run(run_id) is None:
+    _row(reach, run_id)
+    return _handle(reach, run_id)
+
+
+def resume(run_id: str, db_path: str | Path | None = None) -> RunHandle:
+    """Let a paused or failed run go on after its last checkpoint, and return a handle on it.
+
+    The same run goes on: no code has to say at which node, the run knows. See `RunHandle.resume`.
+
+    Raises:
+        RunNotFoundError: It is not there.
+        InvalidTransitionError: It is neither, or nobody is there who could go on with it.
+    """
+    found = handle(run_id, db_path)
+    found.resume()
+    return found
+
+
+def retry(run_id: str, *, new_run_id: str | None = None, db_path: str | Path | None = None) -> RunHandle:
+    """Start a run that has ended once more from its input: a new run, which notes it as its parent.
+
+    To go on with a failed run where it stands, `resume` it: what it has done is not done again.
+
+    Raises:
+        InvalidTransitionError: It has not ended.
+        RunNotFoundError: It is not there.
+        RunConflictError: There is another run with the new id.
+        UnknownFlowError: Nobody could execute it; see `fork`.
+    """
+    status = Status(_row(wiring.reach(db_path), run_id)["status"])
+    if not status.ended:
+        raise InvalidTransitionError(
+            f"run {run_id!r} is {status} and cannot be retried before it has ended: cancel it first, or fork "
+            "it at step -1 to have a second one beside it",
+            run_id,
+        )
+    return fork(run_id, -1, new_run_id=new_run_id, db_path=db_path)
+
+
+def fork(
+    run_id: str,
+    step: int,
+    *,
+    store_updates: Mapping[str, Any] | None = None,
+    node: str | None = None,
+    new_run_id: str | None = None,
+    db_path: str | Path | None = None,
+) -> RunHandle:
+    """Start a new run where another one has been; that one stays as it is, and may still be going on.
+
+    Workers execute it, as they do a run that is resumed. Where none are configured, the code of the flow is
+    needed: `Flow.fork` does the same in a process that has it.
+
+    Args:
+        run_id: Any run, whatever its status.
+        step: The checkpoint to go on from; -1 is the input.
+        store_updates: Values by key to go on with; REMOVE for a key that is to go.
+        node: Id of the first node; left out, the one that follows the checkpoint.
+        new_run_id: Id of the new run; made up when left out. A second fork with this id and the same
+            arguments returns the same run.
+        db_path: Where the run is kept; left out, where `run_background` would keep it.
+
+    Raises:
+        RunNotFoundError: There is no such run.
+        CheckpointNotFoundError: It has no checkpoint of this step.
+        InvalidTransitionError: No node follows the checkpoint, and none was given.
+        RunConflictError: There is another run with the new id.
+        StoreTypeError: The schema of the store forbids an update.
+        StoreSerializationError: An update holds something that a checkpoint cannot carry.
+        UnknownFlowError: No workers are configured here, and the run is not one of theirs.
+    """
+    reach = wiring.reach(db_path)
+    ledger = reach.ports.ledger
+    home = _row(reach, run_id)["home"]
+    point = ledger.get_fork_point(run_id, step, node=node)
+    if reach.dispatcher is None and home is not None:
+        raise UnknownFlowError(
+            f"nobody here could execute a fork of run {run_id!r}: call fork({run_id!r}, {step}) of its flow "
+            f"{point.flow_name!r} in a process that has it, or set POCOFLOW_BROKER_URL to let workers do it"
+        )
+    new = fork_of(point, ledger, updates=store_updates, run_id=new_run_id, home=None)
+    started = ledger.start(new)
+    if not started.created:
+        require_same(new, started)
+    elif reach.dispatcher is not None:
+        # Without one, the sweep of the workers finds it.
+        send(Hint(new.run_id, 0, new.queue), reach.dispatcher)
+    log_event(log, "run forked", run_id=new.run_id, parent=run_id, step=step, created=started.created)
+    return _handle(reach, new.run_id)
+
+
+def _row(reach: wiring.Reach, run_id: str) -> RunRow:
+    row = reach.ports.ledger.get_run(run_id)
+    if row is None:
         raise RunNotFoundError(
             f"no run {run_id!r} here: set POCOFLOW_DATABASE_URL, or give the db_path, as it was where the "
             "run was started",
             run_id,
         )
+    return row
+
+
+def _handle(reach: wiring.Reach, run_id: str) -> RunHandle:
+    ports = reach.ports
     return RunHandle(
         run_id,
         ledger=ports.ledger,
@@ -87,8 +193,8 @@ def _nobody_there(run_id: str, status: Status) -> InvalidTransitionError:
     then = ", and resume() the handle that it returns" if status is Status.FAILED else ""
     return InvalidTransitionError(
         f"run {run_id!r} is {status}, and the process that it lived in does not look after it any more: "
-        f"start it again with run_background(run_id={run_id!r}) and the same input{then}, or set "
-        "POCOFLOW_BROKER_URL to let workers go on with it",
+        f"start it again with run_background(run_id={run_id!r}) and the same input (a fork: fork again, with "
+        f"that as its new_run_id){then}, or set POCOFLOW_BROKER_URL to let workers go on with it",
         run_id,
     )
 

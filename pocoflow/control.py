@@ -27,6 +27,7 @@ TIMEOUT_S = 0.5
 SILENCE_S = 5.0
 QUIET_S = 10.0
 FLAG_TTL_S = 24 * 3600
+MAX_COMPLAINT_BYTES = 2000
 
 
 class RedisFlags:
@@ -83,8 +84,9 @@ class RedisFlags:
 
     def complaint(self, run_id: str) -> str | None:
         """Return what a worker left for whoever waits for this run."""
-        text = self._try(lambda: self._client.get(f"{PREFIX}complaint:{run_id}"))
-        return text.decode() if isinstance(text, bytes) else None
+        key = f"{PREFIX}complaint:{run_id}"
+        text = self._try(lambda: self._client.getrange(key, 0, MAX_COMPLAINT_BYTES - 1))
+        return _printable(text) if text else None
 
     def _try(self, command: Callable[[], T]) -> T | None:
         if monotonic() < self._silent_until:
@@ -139,6 +141,11 @@ class RedisFlags:
                 else:
                     channel.ping()
                     asked = True
+
+
+def _printable(text: bytes) -> str:
+    """Anybody may have written it, and it is shown in a terminal."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text.decode(errors="replace"))
 
 
 def _cancel_key(run_id: str) -> str:

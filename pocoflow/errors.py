@@ -24,6 +24,7 @@
     │   ├─ MaxStepsError(RuntimeError)
     │   ├─ RunConflictError                      same run_id, other input
     │   └─ InvalidTransitionError
+    ├─ RunFileError(ValueError)                  a file that is no export of a run, or a damaged one
     ├─ WaitTimeoutError(TimeoutError)
     ├─ RetryAfter                                raised by a node: try again after so many seconds
     └─ BackendError
@@ -182,6 +183,10 @@ class RunConflictError(RunError):
 
 class InvalidTransitionError(RunError):
     """The run's status does not allow what was asked."""
+
+
+class RunFileError(PocoFlowError, ValueError):
+    """A file is no export of a run, was changed, or holds a history that cannot be."""
 
 
 class WaitTimeoutError(PocoFlowError, TimeoutError):

@@ -6,30 +6,30 @@ import math
 import os
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
-from uuid import uuid4
 
 from pocoflow import wiring
-from pocoflow.engine.graph import MAX_NAME_LENGTH, Definition, Graph
-from pocoflow.engine.history import Saved, Trail
+from pocoflow.engine.fork import fork_of
+from pocoflow.engine.graph import Definition, Graph
+from pocoflow.engine.history import Trail
 from pocoflow.engine.hooks import Hook, Hooks
+from pocoflow.engine.identity import checked_id, fresh_run_id, input_hashes
 from pocoflow.engine.inline import run_inline
 from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Ports
-from pocoflow.engine.records import INTERRUPTED, Hint, NewRun, Position, Started, Status
+from pocoflow.engine.records import Hint, NewRun, Position, Status
+from pocoflow.engine.repeat import go_on
 from pocoflow.engine.resources import Factory, Resources
-from pocoflow.errors import DefinitionError, InvalidTransitionError, RunConflictError
-from pocoflow.inputs import canonical, input_hashes, new_trail
+from pocoflow.errors import DefinitionError, RunConflictError
 from pocoflow.logging import get_logger, log_event
 from pocoflow.node import Node
 from pocoflow.runner import RunHandle
 from pocoflow.store import Store
 
 log = get_logger("flow")
-
-LONGEST_PREFIX = MAX_NAME_LENGTH - 17
 
 
 class Flow:
@@ -76,8 +76,8 @@ class Flow:
         self.db_path = db_path
         self.timeout = timeout
         self.max_inline_steps = max_inline_steps
-        self.run_id = None if run_id is None else _checked_id(run_id, "run_id")
-        self.flow_name = _checked_id(flow_name or type(start).__name__, "flow_name")
+        self.run_id = None if run_id is None else checked_id(run_id, "run_id")
+        self.flow_name = checked_id(flow_name or type(start).__name__, "flow_name")
         self._hooks = Hooks()
         self._resources = Resources()
         Graph(start)
@@ -154,7 +154,7 @@ class Flow:
         """
         store = _as_store(store)
         definition, ports = self.definition(), wiring.inline_ports(self.db_path)
-        trail = new_trail(store, ports.ledger)
+        trail = Trail.begin(store, ports.ledger.cipher)
         owner = new_owner(f"{socket.gethostname()}:{os.getpid()}")
         home = f"inline:{owner}"
         new = self._new_run(definition, store, trail, ports, run_id, resume_from, home=home, owner=owner)
@@ -200,33 +200,66 @@ class Flow:
         executor = wiring.executor(self.db_path)
         ports = executor.ports
         given = _as_store(store)
-        trail = new_trail(given, ports.ledger)
+        trail = Trail.begin(given, ports.ledger.cipher)
         new = self._new_run(definition, given, trail, ports, run_id, resume_from, home=executor.home)
-        started = ports.ledger.start(new)
-        hint: Hint | None = Hint(new.run_id, 0, new.queue)
-        if not started.created:
-            hint = _go_on(new, started, ports)
-        if hint is not None:
-            executor.execute(hint, definition)
-        else:
-            executor.stand_by(new.run_id, definition)
-        log_event(log, "run started", run_id=new.run_id, flow=self.flow_name, created=started.created)
-        return RunHandle(
-            new.run_id,
-            ledger=ports.ledger,
-            flags=ports.flags,
-            clock=ports.clock,
-            room=wiring.waiting_room(ports),
-            advice=executor.advice,
-            resume=partial(_resume, executor, definition),
+        return _begin(new, definition, executor)
+
+    def fork(
+        self,
+        run_id: str,
+        step: int,
+        *,
+        store_updates: Mapping[str, Any] | None = None,
+        node: Node | str | None = None,
+        new_run_id: str | None = None,
+    ) -> RunHandle:
+        """Start a new run where another one has been; that one stays as it is, and may still be going on.
+
+        The same as `pocoflow.client.fork`, and executed where `run_background` would execute it: this is
+        the way where no broker is configured.
+
+        Args:
+            run_id: A run in the database of this flow.
+            step: The checkpoint to go on from; -1 is the input.
+            store_updates: Values by key to go on with; `client.REMOVE` for a key that is to go.
+            node: The first node (object or id); left out, the one that follows the checkpoint.
+            new_run_id: Id of the new run; a second fork with this id and the same arguments returns the same
+                run, and lets it go on when the process that ran it was interrupted.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+            CheckpointNotFoundError: It has no checkpoint of this step.
+            InvalidTransitionError: No node follows the checkpoint, and none was given.
+            RunConflictError: There is another run with this new id.
+            StoreTypeError: The schema of the store forbids an update.
+            StoreSerializationError: An update holds something that a checkpoint cannot carry.
+            DefinitionError: It is a run of another flow, or this flow lacks the node.
+        """
+        definition = self.definition()
+        graph, executor = definition.graph, wiring.executor(self.db_path)
+        ledger, first = executor.ports.ledger, None if node is None else graph.id_of(node)
+        point = ledger.get_fork_point(run_id, step, node=first)
+        if first is None and point.flow_name != self.flow_name:
+            raise DefinitionError(
+                f"run {run_id!r} is one of flow {point.flow_name!r}, not of {self.flow_name!r}: fork it by "
+                "that flow, or name the node of this one to begin with (node=...)"
+            )
+        point = replace(
+            point,
+            flow_name=self.flow_name,
+            flow_hash=graph.fingerprint,
+            queue=None if point.node is None else graph.nodes[graph.id_of(point.node)].queue,
+            timeout_s=self.timeout,
         )
+        new = fork_of(point, ledger, updates=store_updates, run_id=new_run_id, home=executor.home)
+        return _begin(new, definition, executor)
 
     def _run_id(self, given: str | None) -> str:
         if given is None:
             given = self.run_id
         if given is None:
-            return f"{self.flow_name[:LONGEST_PREFIX]}-{uuid4().hex[:16]}"
-        return _checked_id(given, "run_id")
+            return fresh_run_id(self.flow_name)
+        return checked_id(given, "run_id")
 
     def _new_run(
         self,
@@ -243,7 +276,7 @@ class Flow:
         graph = definition.graph
         node = graph.start if resume_from is None else graph.id_of(resume_from)
         texts = ports.ledger.encode(store)
-        input_hash, *older_hashes = input_hashes(self.flow_name, node, store, texts, ports.ledger)
+        input_hash, *older_hashes = input_hashes(self.flow_name, node, trail.blinded(texts))
         return NewRun(
             run_id=self._run_id(run_id),
             flow_name=self.flow_name,
@@ -260,33 +293,27 @@ class Flow:
         )
 
 
-def _go_on(new: NewRun, known: Started, ports: Ports) -> Hint | None:
-    """Decide what a second start with one run_id means; the hint, if there is something to execute."""
-    if known.input_hash is None:
-        _refuse_other_store(new, ports)
-    elif known.input_hash not in (new.input_hash, *new.older_hashes):
-        raise RunConflictError(
-            f"there is a run {new.run_id!r} with other input already: choose another run_id", new.run_id
-        )
-    if known.status is not Status.PAUSED or known.error_type != INTERRUPTED:
-        return None
-    try:
-        return ports.ledger.resume(new.run_id, home=new.home)
-    except InvalidTransitionError:
-        return None  # Another process was quicker to let it go on.
-
-
-def _refuse_other_store(new: NewRun, ports: Ports) -> None:
-    """PocoFlow 0.2 kept no input: who goes on with a run of it gives the store that it has come to."""
-    saved = ports.ledger.get_saved(new.run_id)
-    blobs = {digest: text for digest, text in new.input.new_blobs.items() if text is not None}
-    given = Trail.load(Saved([new.input.text], blobs, cipher=ports.ledger.cipher))
-    if saved is None or canonical(Trail.load(saved).texts) != canonical(given.texts):
-        raise RunConflictError(
-            f"there is a run {new.run_id!r} already, whose input nobody has kept: choose another run_id, or "
-            "give the store of its last checkpoint to go on from there",
-            new.run_id,
-        )
+def _begin(new: NewRun, definition: Definition, executor: wiring.Executor) -> RunHandle:
+    """Write a run down and have it executed, unless it is there already and goes its way."""
+    ports = executor.ports
+    started = ports.ledger.start(new)
+    hint: Hint | None = Hint(new.run_id, 0, new.queue)
+    if not started.created:
+        hint = go_on(new, started, ports.ledger)
+    if hint is not None:
+        executor.execute(hint, definition)
+    else:
+        executor.stand_by(new.run_id, definition)
+    log_event(log, "run started", run_id=new.run_id, flow=new.flow_name, created=started.created)
+    return RunHandle(
+        new.run_id,
+        ledger=ports.ledger,
+        flags=ports.flags,
+        clock=ports.clock,
+        room=wiring.waiting_room(ports),
+        advice=executor.advice,
+        resume=partial(_resume, executor, definition),
+    )
 
 
 def _resume(executor: wiring.Executor, definition: Definition, run_id: str) -> Status:
@@ -304,13 +331,3 @@ def _as_store(store: Store | Mapping[str, Any]) -> Store:
     if isinstance(store, Mapping):
         return Store(store)
     raise DefinitionError(f"a flow runs on a Store or a dict, got {store!r}")
-
-
-def _checked_id(value: str, what: str) -> str:
-    if not isinstance(value, str) or not value or not value.isprintable():
-        raise DefinitionError(f"{what} must be a printable string that is not empty, got {str(value)[:80]!r}")
-    if len(value) > MAX_NAME_LENGTH:
-        raise DefinitionError(
-            f"{what} has {len(value)} characters, {MAX_NAME_LENGTH} are allowed: shorten it"
-        )
-    return value

@@ -19,7 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--chaos",
         choices=("short", "full"),
         default="short",
-        help="how much of tests/chaos: a selection with few runs (default), or all of it (half an hour)",
+        help="how much of tests/chaos: a selection with few runs (default), or all of it (over an hour)",
     )
 
 

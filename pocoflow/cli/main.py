@@ -13,8 +13,10 @@ from pocoflow.errors import PocoFlowError
 _COMMANDS = {
     "chaos": ("pocoflow.cli.chaos", "Kill the worker everywhere in a flow, and see what comes out."),
     "config": ("pocoflow.cli.config", "Show every setting and its value, passwords masked."),
-    "prune": ("pocoflow.cli.prune", "Delete runs that ended long ago."),
     "db": ("pocoflow.cli.db", "Look after the database: check what it holds, upgrade its tables."),
+    "export": ("pocoflow.cli.export_run", "Write a run with its whole history into a file."),
+    "import": ("pocoflow.cli.import_run", "Read a run from a file that `export` wrote."),
+    "prune": ("pocoflow.cli.prune", "Delete runs that ended long ago."),
     "dev": ("pocoflow.cli.dev", "Start a broker and workers on this machine, for development."),
 }
 

@@ -33,6 +33,7 @@ BUSY_TIMEOUT_S = 30.0
 MAX_IDLE_WAL_BYTES = 8 << 20
 SETUP_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 _SETUP_LOCK = 0x706F636F
+_DISCREET: dict[str, Any] = {"hide_parameters": True}  # A store is no reading for who looks at a traceback.
 _START_HINT = {
     "postgresql": "start it (for example: docker compose up -d postgres) or set POCOFLOW_DATABASE_URL",
     "sqlite": "check that its folder exists and can be written, or set POCOFLOW_DATABASE_URL",
@@ -173,11 +174,21 @@ def translated(url: URL) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as exc:
-        reason = str(exc.orig) if isinstance(exc, DBAPIError) and exc.orig is not None else str(exc)
         hint = _START_HINT[url.get_backend_name()] if is_passing(exc) else "see the cause above"
+        reason = _reason(exc)
         if any(sign in reason for sign in _READ_ONLY):
             hint = _WRITE_HINT
-        raise DatabaseError(f"database {shown(url)} failed: {reason.strip()}: {hint}") from exc
+        raise DatabaseError(f"database {shown(url)} failed: {reason}: {hint}") from exc
+    except (UnicodeEncodeError, OverflowError) as exc:  # which drivers raise before they ask the database
+        raise DatabaseError(f"database {shown(url)} cannot take such a value: {exc}") from exc
+
+
+def _reason(exc: SQLAlchemyError) -> str:
+    if not isinstance(exc, DBAPIError) or exc.orig is None:
+        return str(exc)
+    # All that Postgres has to say may quote the row, and with it the store.
+    told = getattr(getattr(exc.orig, "diag", None), "message_primary", None)
+    return str(told or exc.orig).strip()
 
 
 def is_passing(exc: BaseException) -> bool:
@@ -191,7 +202,7 @@ def is_passing(exc: BaseException) -> bool:
 
 def _open(url: URL) -> Engine:
     # AUTOCOMMIT: a verb is one statement, and a begin and a commit would be two more round trips.
-    options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT", "pool_reset_on_return": None}
+    options: dict[str, Any] = {**_DISCREET, "isolation_level": "AUTOCOMMIT", "pool_reset_on_return": None}
     try:
         if url.get_backend_name() == "sqlite":
             file = Path(str(url.database))
@@ -237,13 +248,14 @@ def _open_reader(url: URL) -> Engine:
         connection.execute("pragma query_only=on")
         return connection
 
-    return create_engine(url, creator=connect, isolation_level="AUTOCOMMIT")
+    return create_engine(url, creator=connect, isolation_level="AUTOCOMMIT", **_DISCREET)
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, record: Any) -> None:
     connection.isolation_level = None
-    # Has an effect on a new file only, and there before anything else: what is pruned can be given back.
-    connection.execute("pragma auto_vacuum=incremental")
+    if connection.execute("pragma page_count").fetchone() == (0,):
+        # What is pruned can be given back. It is for new files only; on others it would take the write lock.
+        connection.execute("pragma auto_vacuum=incremental")
     connection.execute("pragma journal_mode=wal")
     connection.execute("pragma synchronous=normal")
     # A reader that stays for long lets the WAL grow; without a limit it would keep that size for good.

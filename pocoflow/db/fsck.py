@@ -171,6 +171,14 @@ INVARIANTS: Mapping[str, str] = {
         having sum(case when e.event = 'flow_start' then 1 else 0 end) <> 1
             or min(case when e.event = 'flow_start' then e.id end) <> min(e.id)
     """,
+    "I9: a fork says so where its history begins, and goes on from a step of its parent": """
+        select r.run_id from pf_runs r
+        left join pf_events e on e.run_id = r.run_id and e.event = 'flow_start'
+        left join pf_runs p on p.run_id = r.parent_run_id and p.created_at <= r.created_at
+        where (r.parent_run_id is null) <> (r.parent_step is null) or r.parent_run_id = r.run_id
+            or (r.parent_run_id is not null) <> (coalesce(e.action, '') = 'fork')
+            or r.parent_step < -1 or r.parent_step >= p.total_steps
+    """,
     "I9: a run keeps the input that it was started with": """
         select run_id from pf_runs where input is null or input_hash is null
     """,

@@ -31,6 +31,7 @@ from pocoflow.engine.records import (
     STOPPED,
     Claim,
     Failure,
+    ForkPoint,
     Hint,
     NewRun,
     Position,
@@ -42,7 +43,7 @@ from pocoflow.engine.records import (
 )
 from pocoflow.engine.secrecy import Cipher
 from pocoflow.engine.timing import Retention, Timing
-from pocoflow.errors import RunNotFoundError
+from pocoflow.errors import CheckpointNotFoundError, RunNotFoundError
 from pocoflow.store import Store
 
 Params = dict[str, Any]
@@ -100,11 +101,17 @@ class SqlLedger(ABC):
             "p_input_hash": run.input_hash,
             "p_schema": run.schema,
             "p_timeout_s": run.timeout_s,
+            "p_parent": run.parent_run_id,
+            "p_parent_step": run.parent_step,
             "p_wait_s": self._timing.grace_s if run.owner is None else self._timing.lease_s,
         }
         (created, status, input_hash, error_type), tried = self._try(lambda: self._start(params))
-        if tried and not created and run.owner is not None:
-            created = self._known(run.run_id)["owner"] == run.owner
+        if tried and not created:
+            known = self._known(run.run_id)
+            untouched = (known["status"], known["epoch"], known["home"]) == (Status.QUEUED, 0, run.home)
+            # If somebody else began the very same run, both send a hint, which does no harm.
+            mine = run.owner is not None or (untouched and input_hash == run.input_hash)
+            created = mine and known["owner"] == run.owner
         return Started(bool(created), Status(status), input_hash, error_type)
 
     def claim(self, run_id: str, step: int, *, owner: str) -> Claim | None:
@@ -246,6 +253,13 @@ class SqlLedger(ABC):
 
     def get_saved(self, run_id: str) -> Saved | None:
         return self._try(lambda: self._queries.get_saved(run_id))[0]
+
+    def get_fork_point(self, run_id: str, step: int, *, node: str | None = None) -> ForkPoint:
+        self._known(run_id)
+        point = self._try(lambda: self._queries.get_fork_point(run_id, step, node))[0]
+        if point is None:
+            raise CheckpointNotFoundError(f"run {run_id!r} has no checkpoint of step {step}", run_id)
+        return point
 
     def _claimed_before(self, run_id: str, owner: str) -> Claim | None:
         """The claim of an owner that only did not hear of it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -12,11 +13,15 @@ from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Connection,
+    Executable,
     FromClause,
+    Integer,
     Row,
     Select,
     Text,
+    and_,
     bindparam,
+    case,
     func,
     select,
 )
@@ -25,8 +30,9 @@ from sqlalchemy import cast as cast_
 from pocoflow.db.schema import blobs, checkpoints, events, runs
 from pocoflow.db.words import const
 from pocoflow.engine.history import Saved
+from pocoflow.engine.placing import AT
 from pocoflow.engine.ports import EventRow, RunRow, Sighting, Standing
-from pocoflow.engine.records import Position, Status
+from pocoflow.engine.records import ForkPoint, Position, Status
 from pocoflow.engine.secrecy import Cipher
 
 r = runs.c
@@ -60,11 +66,24 @@ class Queries:
         return self._rows(_CHECKPOINTS, run=run_id)
 
     def get_checkpoint(self, run_id: str, step: int) -> Saved | None:
-        """Return the store after a step; None if that was not committed."""
+        """Return the store after a step, or for step -1 the input; None if that is not there."""
         with self._connection() as connection:
-            rows = connection.execute(_CHAIN, {"run": run_id, "step": step}).all()
             run = connection.execute(_INPUT, {"run": run_id}).one_or_none()
+            if step == -1:
+                return None if run is None else self._input(connection, run)
+            rows = connection.execute(_CHAIN, {"run": run_id, "step": step}).all()
             return self._saved(connection, rows, run and run.schema) if rows else None
+
+    def get_fork_point(self, run_id: str, step: int, node: str | None) -> ForkPoint | None:
+        """Return where a new run can go on; None if there is no such checkpoint."""
+        saved = self.get_checkpoint(run_id, step)
+        rows = self._rows(_BRANCHING, run=run_id, step=step)
+        if saved is None or not rows:
+            return None
+        point = ForkPoint(run_id=run_id, step=step, saved=saved, **rows[0])
+        if node is None or node == point.node:
+            return point
+        return replace(point, node=node, queue=self._scalar(_QUEUE, run=run_id, node=node))
 
     def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
         return cast(list[EventRow], self._rows(_EVENTS, run=run_id, after=after))
@@ -75,15 +94,19 @@ class Queries:
             run = connection.execute(_INPUT, {"run": run_id}).one_or_none()
             if run is None:
                 return None
-            rows: Sequence[Any] = connection.execute(_CHAIN, {"run": run_id, "step": run.step - 1}).all()
-            if not rows and run.input is None:  # one of 0.2
-                return None
-            return self._saved(connection, rows or [(run.input, run.input_blobs)], run.schema)
+            rows = connection.execute(_CHAIN, {"run": run_id, "step": run.step - 1}).all()
+            return self._saved(connection, rows, run.schema) if rows else self._input(connection, run)
 
     def status_if_committed(self, position: Position) -> Status | None:
         """The run's status if this very claim has written the step's checkpoint, else None."""
         status = self._scalar(_COMMITTED, run=position.run_id, step=position.step, epoch=position.epoch)
         return None if status is None else Status(status)
+
+    def _input(self, connection: Connection, run: Any) -> Saved | None:
+        """The store that a run began with; PocoFlow 0.2 kept none."""
+        if run.input is None:
+            return None
+        return self._saved(connection, [(run.input, run.input_blobs)], run.schema)
 
     def _saved(self, connection: Connection, rows: Sequence[Any], schema: str | None) -> Saved:
         """What these rows of text and digests say, with the blobs that they name."""
@@ -94,9 +117,9 @@ class Queries:
 
     def _rows(self, statement: Select[Any], **params: Any) -> list[dict[str, Any]]:
         with self._connection() as connection:
-            return [_plain(row) for row in connection.execute(statement, params)]
+            return [plain(row) for row in connection.execute(statement, params)]
 
-    def _scalar(self, statement: Select[Any], **params: Any) -> Any:
+    def _scalar(self, statement: Executable, **params: Any) -> Any:
         with self._connection() as connection:
             return connection.execute(statement, params).scalar()
 
@@ -115,7 +138,8 @@ def sightings(rows: Iterable[Sequence[Any]]) -> dict[str, Sighting | None]:
     return {run_id: cast(Sighting, row) if row["mark"] is not None else None for run_id, row in found}
 
 
-def _plain(row: Row[Any]) -> dict[str, Any]:
+def plain(row: Row[Any]) -> dict[str, Any]:
+    """Return the row as a dict, its moments as ISO 8601 texts in UTC."""
     return {
         name: _iso(value) if isinstance(value, datetime) else value for name, value in row._asdict().items()
     }
@@ -145,6 +169,40 @@ _CHAIN = (
 )
 _BODIES = select(blobs.c.digest, blobs.c.body).where(blobs.c.digest.in_(bindparam("digests", expanding=True)))
 _INPUT = select(r.step, r.input, r.input_blobs, r.schema).where(r.run_id == _BY_RUN)
+_step, _following = bindparam("step", type_=Integer), checkpoints.alias("following").c
+_is_input = _step == const(-1)
+# A run of PocoFlow 0.2 does not say what follows a step, only what has followed, or has begun after it.
+_has_begun = and_(
+    r.flow_hash.is_(None),
+    r.status != const(Status.COMPLETED.value),
+    r.step == _step + const(1),
+    func.coalesce(r.stands, const(AT)) == const(AT),
+)
+_BRANCHING = (
+    select(
+        r.flow_name,
+        r.flow_hash,
+        r.timeout_s,
+        func.coalesce(
+            case((_is_input, r.first_node), else_=_c.next_node),
+            _following.node_name,
+            case((_has_begun, r.node)),
+        ).label("node"),
+        case((_is_input, r.first_queue), else_=_c.next_queue).label("queue"),
+    )
+    .outerjoin(checkpoints, and_(_c.run_id == r.run_id, _c.step == _step))
+    .outerjoin(
+        _following.step.table, and_(_following.run_id == r.run_id, _following.step == _step + const(1))
+    )
+    .where(r.run_id == _BY_RUN)
+)
+_is_node: BindParameter[str] = bindparam("node")
+_QUEUE = (
+    select(_c.next_queue)
+    .where(_c.run_id == _BY_RUN, _c.next_node == _is_node)
+    .union_all(select(r.first_queue).where(r.run_id == _BY_RUN, r.first_node == _is_node))
+    .limit(1)
+)
 _EVENTS = (
     select(events).where(events.c.run_id == _BY_RUN, events.c.id > bindparam("after")).order_by(events.c.id)
 )

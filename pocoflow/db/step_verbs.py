@@ -90,6 +90,8 @@ def _commit_history(source: FromClause) -> Sequence[Insert]:
         integer("p_step"),
         text_("p_node"),
         text_("p_action"),
+        text_("p_next"),
+        text_("p_queue"),
         text_("p_text"),
         integer("p_depth"),
         text_("p_named"),
@@ -102,7 +104,7 @@ def _commit_history(source: FromClause) -> Sequence[Insert]:
     return (
         insert(checkpoints).from_select(
             [
-                *("run_id", "step", "node_name", "action"),
+                *("run_id", "step", "node_name", "action", "next_node", "next_queue"),
                 *("store_json", "depth", "blobs", "epoch", "created_at"),
             ],
             checkpoint,
@@ -341,6 +343,11 @@ def new_run() -> dict[str, Any]:
         "due_at": NOW,
         "wake_at": NOW + case((timeout_s < wait_s, timeout_s), else_=wait_s),
         "deadline_at": NOW + timeout_s,
+        "timeout_s": timeout_s,
+        "parent_run_id": text_("p_parent"),
+        "parent_step": integer("p_parent_step"),
+        "first_node": text_("p_node"),
+        "first_queue": text_("p_queue"),
         "input": text_("p_text"),
         "input_blobs": text_("p_named"),
         "input_hash": text_("p_input_hash"),
@@ -351,4 +358,6 @@ def new_run() -> dict[str, Any]:
 
 
 def start_history(source: FromClause) -> Insert:
-    return log(event(source, "flow_start", step=cast(null(), Integer), node_name=text_("p_node")))
+    forked = case((text_("p_parent").is_not(None), const("fork")))
+    start = event(source, "flow_start", step=cast(null(), Integer), node_name=text_("p_node"), action=forked)
+    return log(start)

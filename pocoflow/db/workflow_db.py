@@ -12,8 +12,10 @@ from sqlalchemy import Connection, insert, update
 from pocoflow import codec
 from pocoflow.db.connect import database_url, engine_for, shown, translated, write_transaction
 from pocoflow.db.queries import Queries
+from pocoflow.db.run_transfer import export_run, import_run
 from pocoflow.db.schema import checkpoints, events, runs
 from pocoflow.db.words import STAMP
+from pocoflow.engine.diff import StoreDiff, diff
 from pocoflow.engine.history import Trail
 from pocoflow.engine.ports import EventRow, RunRow
 from pocoflow.engine.records import Status
@@ -84,7 +86,9 @@ class WorkflowDB:
             return self._queries.get_run(run_id)
 
     def list_runs(self, limit: int = 100) -> list[RunRow]:
-        """Return the newest runs, newest first."""
+        """Return the newest runs, newest first; raises DatabaseError for a limit below 0."""
+        if isinstance(limit, int) and limit < 0:
+            raise DatabaseError(f"list_runs takes a limit of 0 or more, got {limit}")
         with translated(self._url):
             return self._queries.list_runs(limit)
 
@@ -116,16 +120,30 @@ class WorkflowDB:
             return self._queries.get_checkpoints(run_id)
 
     def load_checkpoint(self, run_id: str, step: int) -> Store:
-        """Return the store as it was after a step, with masks for secrets, whatever key this process has.
+        """Return the store as it was after a step, with masks for its secrets; step -1 is the input.
 
         Raises:
             CheckpointNotFoundError: There is none; it is a KeyError.
         """
+        return self._trail(run_id, step).store(f"{run_id}@step{step}", lenient=True)
+
+    def diff(self, run_id: str, step_a: int, step_b: int) -> StoreDiff:
+        """Return what the steps after `step_a` up to `step_b` have changed in the store; -1 is the input.
+
+        The steps may be given in any order. See `StoreDiff` for what the paths mean. Of a secret it tells
+        only whether it was added or removed, with a mask for its value.
+
+        Raises:
+            CheckpointNotFoundError: There is no checkpoint of one of them; it is a KeyError.
+        """
+        return diff(self._trail(run_id, step_a).texts, self._trail(run_id, step_b).texts)
+
+    def _trail(self, run_id: str, step: int) -> Trail:
         with translated(self._url):
             saved = self._queries.get_checkpoint(run_id, step)
         if saved is None:
             raise CheckpointNotFoundError(f"run {run_id!r} has no checkpoint of step {step}", run_id)
-        return Trail.load(saved).store(f"{run_id}@step{step}", lenient=True)
+        return Trail.load(saved)
 
     def save_event(self, run_id: str, event: str, **fields: Any) -> None:
         """Append to the event log: step, node_name, action, elapsed_ms, error_msg, attempt, worker, ts.
@@ -146,6 +164,28 @@ class WorkflowDB:
         """Return the events of a run, oldest first."""
         with translated(self._url):
             return self._queries.get_events(run_id)
+
+    def export_run(self, run_id: str) -> str:
+        """Return a run with its whole history as the text of a file, for `import_run`.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+        """
+        return export_run(self._url, run_id)
+
+    def import_run(self, text: str, *, new_id: str | None = None) -> str:
+        """Write the run that `export_run` returned, whole or not at all; returns its id.
+
+        No worker picks it up: one that had not ended is paused here, and goes on when somebody resumes it.
+
+        Args:
+            new_id: What to call it here; left out, what it was called there.
+
+        Raises:
+            RunFileError: It is no export, was changed, or its history breaks a promise.
+            RunConflictError: There is a run of this id.
+        """
+        return import_run(self._url, text, new_id=new_id)
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:

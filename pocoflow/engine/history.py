@@ -13,9 +13,18 @@ from typing import Any, NamedTuple
 
 from pocoflow import codec
 from pocoflow.engine.lines import BLOB_CHARS, Draft, Line, parse, small
-from pocoflow.engine.secrecy import MARK, Cipher, decrypted, encrypted, needed, wrong_key
+from pocoflow.engine.secrecy import (
+    MARK,
+    Cipher,
+    blinded,
+    decrypted,
+    encrypted,
+    load_values,
+    needed,
+    refuse_to_keep,
+    wrong_key,
+)
 from pocoflow.errors import StoreSerializationError
-from pocoflow.masked import MASKED
 from pocoflow.schema import Schema, secret_keys
 from pocoflow.store import Store
 
@@ -123,6 +132,12 @@ class Trail:
         self._stale_chars = 0
 
     @classmethod
+    def begin(cls, store: Store, cipher: Cipher | None) -> Trail:
+        """Return the trail of a new run; raises SecretKeyError if its secrets could not be kept."""
+        refuse_to_keep(store, cipher)
+        return cls(store.secret, cipher)
+
+    @classmethod
     def load(cls, saved: Saved) -> Trail:
         """Return the trail up to a checkpoint; secrets that cannot be decrypted here stay as they are.
 
@@ -157,10 +172,17 @@ class Trail:
             SecretKeyError: No key here opens a secret in it, or can encrypt one that is yet to come.
             StoreSerializationError: A value cannot be read.
         """
-        schema = None if self._schema is None else Schema.loads(self._schema, lenient=lenient)
         if not lenient:
             self._refuse_what_is_closed()
-        return Store(self.data(), schema=schema, name=name, secret=list(map(codec.key_of, self._secret)))
+        secret = list(map(codec.key_of, self._secret))
+        return Store(self.data(), schema=self._types(lenient=lenient), name=name, secret=secret)
+
+    def empty(self, name: str) -> Store:
+        """Return a store without content that takes what this one takes, as far as that is known here."""
+        return Store(schema=self._types(lenient=True), name=name)
+
+    def _types(self, *, lenient: bool) -> Schema | None:
+        return None if self._schema is None else Schema.loads(self._schema, lenient=lenient)
 
     @property
     def texts(self) -> dict[str, str]:
@@ -172,10 +194,7 @@ class Trail:
 
         Raises as `store` does for the other reasons.
         """
-        if not self._closed:
-            return codec.load_values(self.texts)
-        data = codec.load_values({**self.texts, **dict.fromkeys(self._closed, "null")})
-        return {**data, **{codec.key_of(name): MASKED for name in self._closed}}
+        return load_values(self.texts)
 
     def next(self, texts: Mapping[str, str], *, whole: bool = False) -> Checkpoint:
         """Return the checkpoint that leads to these values; the trail then stands there.
@@ -200,17 +219,15 @@ class Trail:
             draft = self._whole(draft.blobs)
         return self._checkpoint(draft)
 
-    @property
-    def _closed(self) -> list[str]:
-        """The secrets that cannot be decrypted here."""
-        found = [name for name in sorted(self._secret) if name in self._values]
-        return [name for name in found if self._values[name].text.startswith(MARK)]
+    def blinded(self, texts: Mapping[str, str]) -> list[Mapping[str, str]]:
+        """Return the texts of a store with what tells secrets apart in their place, once for each key."""
+        return blinded(texts, self._secret, self._cipher)
 
     def _refuse_what_is_closed(self) -> None:
         for name in sorted(self._secret):
             needed(codec.key_of(name), self._cipher)
-        for name in self._closed:
-            raise wrong_key(codec.key_of(name))
+            if name in self._values and self._values[name].text.startswith(MARK):
+                raise wrong_key(codec.key_of(name))
 
     def _has(self, name: str, text: str) -> bool:
         value = self._values.get(name)

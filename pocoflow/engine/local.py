@@ -6,7 +6,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from pocoflow.engine.history import Saved
 from pocoflow.engine.ports import EventRow, RunRow, Sighting
-from pocoflow.engine.records import Claim, Failure, Hint, Limit, NewRun, Position, Started, Status, StepRecord
+from pocoflow.engine.records import (
+    Claim,
+    Failure,
+    ForkPoint,
+    Hint,
+    Limit,
+    NewRun,
+    Position,
+    Started,
+    Status,
+    StepRecord,
+)
 from pocoflow.engine.secrecy import InClear
 from pocoflow.engine.timing import Retention
 from pocoflow.errors import RunNotFoundError
@@ -82,6 +93,9 @@ class Untracked:
 
     def get_saved(self, run_id: str) -> Saved | None:
         return None
+
+    def get_fork_point(self, run_id: str, step: int, *, node: str | None = None) -> ForkPoint:
+        raise _keeps_none(run_id)
 
 
 def _keeps_none(run_id: str) -> RunNotFoundError:

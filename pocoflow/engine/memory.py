@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from math import inf
 
 from pocoflow import codec
-from pocoflow.engine.history import Saved
-from pocoflow.engine.memory_run import Blobs, Journal, MemoryRun
+from pocoflow.engine.memory_reads import MemoryReads
+from pocoflow.engine.memory_run import Journal, MemoryRun
 from pocoflow.engine.owner import worker_of
-from pocoflow.engine.ports import Clock, EventRow, RunRow, Sighting
+from pocoflow.engine.ports import Clock
 from pocoflow.engine.records import (
     INTERRUPTED,
     LIVE,
@@ -33,28 +32,24 @@ from pocoflow.engine.records import (
 from pocoflow.engine.secrecy import Cipher, InClear
 from pocoflow.engine.timing import CROWD_PATIENCE_S, OVERDUE_S, Retention, Timing
 from pocoflow.engine.wording import INTERRUPTED_TEXT, OVERDUE_TEXT, POISON_TEXT
-from pocoflow.errors import RunNotFoundError
 from pocoflow.store import Store
 
 MAX_ENDED_RUNS = 10_000
 _CLAIMABLE = before(Status.RUNNING)
 
 
-class MemoryLedger:
+class MemoryLedger(MemoryReads):
     """The whole protocol in a dict; it forgets ended runs, oldest first, beyond `MAX_ENDED_RUNS`."""
 
     def __init__(
         self, clock: Clock, timing: Timing, *, max_store_mb: float = inf, cipher: Cipher | None = None
     ) -> None:
-        self.cipher: Cipher = cipher or InClear()
+        super().__init__(cipher or InClear())
         self._clock = clock
         self._timing = timing
         self._max_store_mb = max_store_mb
-        self._runs: OrderedDict[str, MemoryRun] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
-        self._lock = threading.RLock()
         self._journal = Journal(clock)
-        self._blobs = Blobs()
 
     def encode(self, store: Store) -> Mapping[str, str]:
         return codec.dump_values(store.as_dict(), max_mb=self._max_store_mb)
@@ -69,24 +64,11 @@ class MemoryLedger:
                 error = known.failure.error_type if known.failure else None
                 return Started(False, known.status, known.new.input_hash, error)
             now, held = self._clock.now(), run.owner is not None
-            self._runs[run.run_id] = row = MemoryRun(
-                new=run,
-                status=Status.RUNNING if held else Status.QUEUED,
-                node=run.node,
-                queue=run.queue,
-                home=run.home,
-                due_at=now,
-                wake_at=None,
-                deadline_at=None if run.timeout_s is None else now + run.timeout_s,
-                epoch=int(held),
-                owner=run.owner,
-                attempt=int(held),
-                created_at=self._journal.timestamp(),
-            )
+            self._runs[run.run_id] = row = MemoryRun.begun(run, now, self._journal.timestamp())
             self._blobs.keep(run.run_id, run.input)
-            row.started_at = row.created_at if held else None
             row.wake_by(now + (self._timing.lease_s if held else self._timing.grace_s))
-            self._journal.run(row, "flow_start", step=None, node=run.node)
+            forked = None if run.parent_run_id is None else "fork"
+            self._journal.run(row, "flow_start", step=None, node=run.node, action=forked)
             return Started(True, row.status, run.input_hash)
 
     def claim(self, run_id: str, step: int, *, owner: str) -> Claim | None:
@@ -104,7 +86,7 @@ class MemoryLedger:
             where = (run_id, row.new.flow_name, step, row.node)
             more = (unroutable_s, row.queue, left_s)
             position = Position(*where, row.epoch, owner, row.attempt, row.crashes, *more)
-            return Claim(position, self._blobs.saved(row, self.cipher))
+            return Claim(position, self._blobs.saved(row, row.step - 1, self.cipher))
 
     def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:
         with self._lock:
@@ -129,6 +111,7 @@ class MemoryLedger:
             self._journal.step(row, "node_start")
             self._journal.step(row, "node_end", action=record.action, elapsed_ms=record.elapsed_s * 1000)
             row.checkpoints.append(record.checkpoint)
+            row.ahead.append((record.next_node, record.next_queue))
             self._blobs.keep(position.run_id, record.checkpoint)
             row.step += 1
             row.crashes, row.dispatches, row.unroutable_at, row.failure = 0, 1, None, record.failure
@@ -261,32 +244,6 @@ class MemoryLedger:
                 row.due_at = min(row.due_at, row.wake_at)  # nothing is to be looked at before it is due
             return held or hinted
 
-    def get_run(self, run_id: str) -> RunRow | None:
-        with self._lock:
-            row = self._runs.get(run_id)
-            return None if row is None else row.shown()
-
-    def get_changes(self, known: Mapping[str, str]) -> Mapping[str, Sighting | None]:
-        changes: dict[str, Sighting | None] = {}
-        with self._lock:
-            for run_id, mark in known.items():
-                row = self._runs.get(run_id)
-                if row is None:
-                    changes[run_id] = None
-                elif row.mark != mark:
-                    changes[run_id] = row.sighted()
-        return changes
-
-    def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
-        with self._lock:
-            row = self._runs.get(run_id)
-            return [] if row is None else [event for event in row.events if event["id"] > after]
-
-    def get_saved(self, run_id: str) -> Saved | None:
-        with self._lock:
-            row = self._runs.get(run_id)
-            return None if row is None else self._blobs.saved(row, self.cipher)
-
     def _is_due(self, row: MemoryRun, home: str | None, crowded: Collection[str | None]) -> bool:
         """Whether it is overdue, or so long overdue that its home must have gone."""
         if row.wake_at is None or (row.home is None and home is not None):
@@ -371,9 +328,3 @@ class MemoryLedger:
             return None
         mine = (row.step, row.epoch, row.owner) == (position.step, position.epoch, position.owner)
         return row if mine else None
-
-    def _row(self, run_id: str) -> MemoryRun:
-        row = self._runs.get(run_id)
-        if row is None:
-            raise RunNotFoundError(f"no run {run_id!r} in this process", run_id)
-        return row

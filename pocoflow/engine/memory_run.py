@@ -10,7 +10,7 @@ from typing import Any
 from pocoflow.engine.history import Checkpoint, Saved
 from pocoflow.engine.owner import worker_of
 from pocoflow.engine.ports import Clock, EventRow, RunRow, Sighting
-from pocoflow.engine.records import Failure, NewRun, Status
+from pocoflow.engine.records import Failure, ForkPoint, NewRun, Status
 from pocoflow.engine.secrecy import Cipher
 
 
@@ -39,14 +39,52 @@ class MemoryRun:
     started_at: str | None = None
     completed_at: str | None = None
     checkpoints: list[Checkpoint] = field(default_factory=list)
+    # The node and the queue of each step so far, and of the one that comes next.
+    ahead: list[tuple[str | None, str | None]] = field(default_factory=list)
     events: list[EventRow] = field(default_factory=list)
 
-    @property
-    def chain(self) -> Sequence[Checkpoint]:
-        """The newest checkpoint, after those that it builds on."""
-        if not self.checkpoints:
+    @classmethod
+    def begun(cls, run: NewRun, now: float, stamp: str) -> MemoryRun:
+        """Return a run that waits for its first step, or is held by its owner already."""
+        held = run.owner is not None
+        return cls(
+            new=run,
+            status=Status.RUNNING if held else Status.QUEUED,
+            node=run.node,
+            queue=run.queue,
+            home=run.home,
+            due_at=now,
+            wake_at=None,
+            deadline_at=None if run.timeout_s is None else now + run.timeout_s,
+            epoch=int(held),
+            owner=run.owner,
+            attempt=int(held),
+            created_at=stamp,
+            started_at=stamp if held else None,
+            ahead=[(run.node, run.queue)],
+        )
+
+    def chain_to(self, step: int) -> Sequence[Checkpoint]:
+        """The checkpoint of this step, after those that it builds on; -1 is the input."""
+        if step < 0:
             return [self.new.input]
-        return self.checkpoints[-1 - self.checkpoints[-1].depth :]
+        return self.checkpoints[step - self.checkpoints[step].depth : step + 1]
+
+    def fork_point(self, step: int, node: str | None, saved: Saved) -> ForkPoint:
+        """Return where a new run can go on from this step."""
+        following, queue = self.ahead[step + 1]
+        if node is not None and node != following:
+            following, queue = node, dict(reversed(self.ahead)).get(node)
+        return ForkPoint(
+            run_id=self.new.run_id,
+            step=step,
+            flow_name=self.new.flow_name,
+            flow_hash=self.new.flow_hash,
+            node=following,
+            queue=queue,
+            saved=saved,
+            timeout_s=self.new.timeout_s,
+        )
 
     def is_overdue(self, now: float) -> bool:
         return self.deadline_at is not None and self.deadline_at <= now
@@ -82,6 +120,8 @@ class MemoryRun:
             home=self.home,
             stands=None,
             created_at=self.created_at,
+            parent_run_id=self.new.parent_run_id,
+            parent_step=self.new.parent_step,
         )
 
     @property
@@ -117,18 +157,19 @@ class Blobs:
             if text is not None:
                 self._texts[digest] = text
 
-    def saved(self, row: MemoryRun, cipher: Cipher) -> Saved:
-        """Return the newest store of a run."""
-        blobs = {digest: self._texts[digest] for checkpoint in row.chain for digest in checkpoint.blobs}
-        return Saved([checkpoint.text for checkpoint in row.chain], blobs, row.new.schema, cipher)
+    def saved(self, row: MemoryRun, step: int, cipher: Cipher) -> Saved:
+        """Return the store of a run after a step; -1 is the input."""
+        chain = row.chain_to(step)
+        blobs = {digest: self._texts[digest] for checkpoint in chain for digest in checkpoint.blobs}
+        return Saved([checkpoint.text for checkpoint in chain], blobs, row.new.schema, cipher)
 
     def forget(self, row: MemoryRun) -> None:
         """Forget what only this run has named."""
-        for checkpoint in (row.new.input, *row.checkpoints):
-            for digest in checkpoint.new_blobs:
-                self._runs[digest].discard(row.new.run_id)
-                if not self._runs[digest]:
-                    del self._runs[digest], self._texts[digest]
+        # A blob that was out of use for a while is told anew by a later checkpoint.
+        for digest in {digest for made in (row.new.input, *row.checkpoints) for digest in made.new_blobs}:
+            self._runs[digest].discard(row.new.run_id)
+            if not self._runs[digest]:
+                del self._runs[digest], self._texts[digest]
 
 
 class Journal:

@@ -12,6 +12,7 @@ from pocoflow.engine.records import (
     INTERRUPTED,
     Claim,
     Failure,
+    ForkPoint,
     Hint,
     Limit,
     NewRun,
@@ -48,7 +49,10 @@ class Sighting(Standing):
 
 
 class RunRow(Standing):
-    """A run as the read side shows it; times are ISO 8601 texts in UTC."""
+    """A run as the read side shows it; times are ISO 8601 texts in UTC.
+
+    `parent_run_id` and `parent_step` say of which checkpoint it is a fork, if it is one.
+    """
 
     flow_name: str
     started_at: str | None
@@ -60,6 +64,8 @@ class RunRow(Standing):
     home: str | None
     stands: str | None
     created_at: str
+    parent_run_id: str | None
+    parent_step: int | None
 
 
 def is_settled(row: Standing) -> bool:
@@ -245,6 +251,19 @@ class Ledger(Protocol):
 
     def get_saved(self, run_id: str) -> Saved | None:
         """Return the newest store of the run, encoded; None for an unknown run."""
+        ...
+
+    def get_fork_point(self, run_id: str, step: int, *, node: str | None = None) -> ForkPoint:
+        """Return where a new run can go on from this step; -1 is before the first.
+
+        Args:
+            node: The one to begin with; left out, the one that follows. Its queue is the one that this run
+                has used for it, and else the default one.
+
+        Raises:
+            RunNotFoundError: There is no such run.
+            CheckpointNotFoundError: It has not come so far.
+        """
         ...
 
 

@@ -89,6 +89,8 @@ class NewRun:
         owner: Set when the starter executes step 0 itself: the run begins as running, not as queued.
         timeout_s: Seconds from now after which the run fails if it has not ended; None for any time.
         schema: That of the store, as text; None if it has none.
+        parent_run_id: The run of which this is a fork, if it is one.
+        parent_step: The step of that run after which it goes on; -1 is before the first.
     """
 
     run_id: str
@@ -103,6 +105,29 @@ class NewRun:
     owner: str | None = None
     timeout_s: float | None = None
     schema: str | None = None
+    parent_run_id: str | None = None
+    parent_step: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForkPoint:
+    """A checkpoint of a run, and what a new run must know to go on from there.
+
+    Attributes:
+        step: -1 is the input.
+        node: The one that comes next; None where the run has ended with this step.
+        saved: The store, still encoded.
+        timeout_s: How long the whole run may take; None for any time.
+    """
+
+    run_id: str
+    step: int
+    flow_name: str
+    flow_hash: str | None
+    node: str | None
+    queue: str | None
+    saved: Saved
+    timeout_s: float | None
 
 
 @dataclass(frozen=True, slots=True)

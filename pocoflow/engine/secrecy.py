@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
+from pocoflow import codec
 from pocoflow.errors import SecretKeyError
+from pocoflow.masked import MASKED
+from pocoflow.store import Store
 
 # Begins the text of a value that is still encrypted; no JSON begins like that.
 MARK = "!"
@@ -52,6 +56,45 @@ def decrypted(text: str, cipher: Cipher | None) -> str:
         return text
     plain = cipher.decrypt(text[len(MARK) :])
     return text if plain is None else plain
+
+
+def load_values(texts: Mapping[str, str]) -> dict[Any, Any]:
+    """Return the values of these texts, with masks for those that are still encrypted."""
+    closed = [name for name, text in texts.items() if text.startswith(MARK)]
+    if not closed:
+        return codec.load_values(texts)
+    data = codec.load_values({**texts, **dict.fromkeys(closed, "null")})
+    return {**data, **{codec.key_of(name): MASKED for name in closed}}
+
+
+def blinded(
+    texts: Mapping[str, str], secret: Iterable[str], cipher: Cipher | None
+) -> list[Mapping[str, str]]:
+    """Return the texts with what tells secrets apart in their place: by each key, the current one first."""
+    digests = {name: _digests(texts[name], cipher) for name in secret if name in texts}
+    number = max(map(len, digests.values()), default=1)
+    return [
+        {**texts, **{name: json.dumps(some[turn % len(some)]) for name, some in digests.items()}}
+        for turn in range(number)
+    ]
+
+
+def _digests(text: str, cipher: Cipher | None) -> Sequence[str]:
+    if text.startswith(MARK):
+        return [text]  # a fork that cannot read it, and takes it as it is
+    return needed("", cipher).digests(text)
+
+
+def refuse_to_keep(store: Store, cipher: Cipher | None) -> None:
+    """Raise SecretKeyError for a new run whose secrets could not be kept, or are but masks."""
+    for key, value in store.items():
+        if value is MASKED:
+            raise SecretKeyError(
+                f"store key {key!r} holds a mask in place of a secret that could not be read: "
+                "set its value first"
+            )
+    for key in sorted(store.secret):
+        needed(key, cipher)
 
 
 def needed(key: object, cipher: Cipher | None) -> Cipher:

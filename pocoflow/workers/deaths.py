@@ -19,12 +19,13 @@ from pocoflow.engine.records import Hint
 from pocoflow.workers.tasks import worker_name
 
 LOOK_EVERY_S = 0.2
+CHECKED = "pocoflow.workers.envelope:strategy"
 
 
 def watch_children(app: Celery, expire: Callable[[Hint, str], None]) -> None:
     """Have `expire` called, in some worker, with the step of each child of this one that dies."""
     register_expire(app, expire)
-    app.conf.task_annotations = {"*": {"Request": WatchedRequest}}
+    app.conf.task_annotations = {"*": {"Request": WatchedRequest, "Strategy": CHECKED}}
     app.steps["consumer"].add(Lookout)
 
 

@@ -28,7 +28,7 @@ from tests.support.workers import Cluster, WorkerProcess
 
 LEASE_S, SWEEP_S, GRACE_S = 5.0, 0.3, 1.0
 DEFAULTS = {
-    "FLOWS": "tests.chaos.flows",
+    "FLOWS": "tests.chaos.flows,tests.chaos.odd_flows",
     "LEASE_S": str(LEASE_S),
     "SWEEP_S": str(SWEEP_S),
     "GRACE_S": str(GRACE_S),
@@ -132,6 +132,10 @@ class Arena:
         if self.postgres is None:
             return self.database_url
         return make_url(self.postgres.url).set(database="chaos").render_as_string(hide_password=False)
+
+    def look(self) -> Connection:
+        """A connection to see what is in the database, whatever is wrong with the wire."""
+        return create_engine(self.own_url, poolclass=NullPool).connect()
 
     def admin(self) -> Connection:
         """A superuser's connection to the Postgres of this arena, whatever is wrong with the wire."""

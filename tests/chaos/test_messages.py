@@ -100,11 +100,18 @@ def hinted(item: bytes) -> str:
     return str(run_id)
 
 
-def fingerprint(arena: Arena) -> str:
-    """Changes with any row of the history."""
+def fingerprint(arena: Arena, runs: str = "%") -> str:
+    """Changes with any row of the history of these runs."""
     sums = []
     with create_engine(arena.own_url, poolclass=NullPool).connect() as connection:
         for table in ("pf_runs", "pf_checkpoints", "pf_events"):
-            rows = sorted(map(repr, connection.execute(text(f"select * from {table}"))))
+            rows = sorted(
+                map(
+                    repr,
+                    connection.execute(
+                        text(f"select * from {table} where run_id like :runs"), {"runs": runs}
+                    ),
+                )
+            )
             sums.append(hashlib.sha256("\n".join(rows).encode()).hexdigest())
     return " ".join(sums)

@@ -39,14 +39,16 @@ class Workload:
     Args:
         folder: For the files that the steps write to and wait for.
         count: How many runs.
-        flow: Which flow, of those with these nodes.
-        name: Part of the ids of the runs, where they must be known before.
         over_s: Seconds between the first start and the last; 0 starts them as quickly as it goes.
         rounds: How often each run goes round its loop; it takes `rounds` + 3 steps.
         pause_s: How long each step lasts.
         hold: Nodes that wait for `open_gate`.
         deeds: Node to what it does to its process at its first try; see `flows.DEEDS`.
         fails: Nodes that fail at their first try of each step ("two" is tried again in place, "three" later).
+        name: Stands in the ids of the runs, for a fault that is to strike this one; made up when left out.
+        suffixes: What the ids of the runs are to end with, for as many as there are of these.
+        flow: Another one than `addition`.
+        data: What else its nodes and hooks are told.
     """
 
     def __init__(
@@ -54,17 +56,20 @@ class Workload:
         folder: Path,
         count: int,
         *,
-        flow: Flow = addition,
-        name: str | None = None,
         over_s: float = 0.0,
         rounds: int = 2,
         pause_s: float = 0.02,
         hold: str | tuple[str, ...] = (),
         deeds: Mapping[str, str] = MappingProxyType({}),
         fails: tuple[str, ...] = (),
+        name: str = "",
+        suffixes: tuple[str, ...] = (),
+        flow: Flow = addition,
+        **data: object,
     ) -> None:
         self.name = name or uuid4().hex[:6]
-        self.run_ids = [f"chaos-{self.name}-{number}" for number in range(count)]
+        ends = dict(enumerate(suffixes))
+        self.run_ids = [f"chaos-{self.name}-{number}{ends.get(number, '')}" for number in range(count)]
         self.trail = ["one", "two", *["three"] * rounds, "four"]
         self.sum = sum(NUMBERS[node] for node in self.trail)
         self.fails, self.pause_s = fails, pause_s
@@ -73,7 +78,7 @@ class Workload:
         self.handles: dict[str, RunHandle] = {}
         self._path, self._gate = folder / f"effects-{self.name}.log", folder / f"gate-{self.name}"
         self._flow, self._over_s = flow, over_s
-        self._store = {
+        self._store: dict[str, object] = {
             "effects": str(self._path),
             "gate": str(self._gate),
             "hold": list(self.held),
@@ -83,6 +88,7 @@ class Workload:
             "rounds": rounds,
             "sum": 0,
             "trail": [],
+            **data,
         }
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._start_all, name="workload", daemon=True)
@@ -93,6 +99,11 @@ class Workload:
         """How many steps all runs take together."""
         return len(self.run_ids) * len(self.trail)
 
+    @property
+    def store(self) -> dict[str, object]:
+        """The input of each run."""
+        return dict(self._store)
+
     def open_gate(self, *nodes: str) -> None:
         """Let these nodes go on, or all that wait."""
         for node in nodes or self.held:
@@ -102,7 +113,8 @@ class Workload:
         """All executions so far, oldest first."""
         if not self._path.exists():
             return []
-        rows = [line.split() for line in self._path.read_text().splitlines()]
+        # An id may hold spaces.
+        rows = [line.rsplit(maxsplit=6) for line in self._path.read_text().splitlines()]
         return [
             Execution(run, int(step), node, int(attempt), int(epoch), int(pid), float(at))
             for run, step, node, attempt, epoch, pid, at in rows
@@ -142,7 +154,7 @@ class Workload:
         while True:
             began = time.monotonic()
             try:
-                self.handles[run_id] = self._flow.run_background(dict(self._store), run_id=run_id)
+                self.handles[run_id] = self._flow.run_background(self.store, run_id=run_id)
                 self.starts_s.append(time.monotonic() - began)
                 return
             except DatabaseError:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from uuid import uuid4
 
+import fakeredis
 import pytest
+import redis
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
@@ -71,3 +73,18 @@ def ledger(subject: Subject) -> Ledger:
 def pass_time(subject: Subject) -> PassTime:
     """Let time pass for the ledger without waiting for it."""
     return subject.pass_time
+
+
+@pytest.fixture
+def fake_redis(monkeypatch: pytest.MonkeyPatch) -> str:
+    server = fakeredis.FakeServer()
+    monkeypatch.setattr(
+        redis.Redis, "from_url", lambda url, **options: fakeredis.FakeRedis(server=server, **options)
+    )
+    return "redis://fake:6379/0"
+
+
+@pytest.fixture(params=["fake_redis", "redis_url"])
+def any_redis(request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue(request.param)
+    return url

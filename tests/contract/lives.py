@@ -30,6 +30,7 @@ def live_through_everything(subject: SqlSubject) -> None:
     ledger.fail(take(ledger, run_id="resumed"), boom)
     ledger.resume("resumed", home=None)
     ledger.interrupt("here")
+    ledger.start(new_run("fork", parent_run_id="done", parent_step=0))
 
 
 def write_by_hand(subject: SqlSubject) -> None:

@@ -173,6 +173,10 @@ class SqlSubject(Subject):
         with self.ledger.connection() as connection:
             return int(connection.execute(text(f"select count(*) from {table}")).scalar_one())
 
+    def run_sql(self, sql: str) -> None:
+        """Change what no verb would."""
+        self._execute(text(sql))
+
     def close(self) -> None:
         engine_for(self.ledger.url).dispose()
 

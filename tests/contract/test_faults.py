@@ -314,3 +314,37 @@ def test_stop_freezes_the_process_until_it_is_continued(tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGCONT)
 
     assert process.communicate(timeout=60)[0] == "went on\n"
+
+
+BUSY = """
+import sys, threading, time
+from pocoflow.engine.clock import SystemClock
+from pocoflow.engine.fault_rules import Place
+from pocoflow.engine.faults import Faults
+
+def work():
+    faults = Faults("in_heartbeat=stop", None, SystemClock())
+    while True:
+        faults.strike("in_heartbeat", Place("run", 0))
+        print(end=".", flush=True)
+
+threading.Thread(target=work, daemon=True).start()
+while True:
+    time.sleep(0.001)
+"""
+
+
+def test_stop_stops_the_thread_that_it_strikes_before_it_does_anything_more(tmp_path: Path) -> None:
+    said, gone_on = tmp_path / "said", []
+    with said.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-c", BUSY], stdout=output)
+
+    for strikes in range(100):
+        wait_until(lambda: process_state(process.pid) == "T", timeout_s=60, every_s=0.001)
+        gone_on.append(said.stat().st_size)
+        process.send_signal(signal.SIGCONT)
+        wait_until(lambda so_far=strikes: said.stat().st_size > so_far, timeout_s=60, every_s=0.001)
+    process.kill()
+    process.wait()
+
+    assert gone_on == list(range(100))

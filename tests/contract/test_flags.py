@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
-import fakeredis
 import pytest
 import redis
 
@@ -39,21 +38,6 @@ EVERY_CALL = [
 
 def make_all_calls(flags: ControlFlags) -> list[Any]:
     return [call.values[0](flags) for call in EVERY_CALL]
-
-
-@pytest.fixture
-def fake_redis(monkeypatch: pytest.MonkeyPatch) -> str:
-    server = fakeredis.FakeServer()
-    monkeypatch.setattr(
-        redis.Redis, "from_url", lambda url, **options: fakeredis.FakeRedis(server=server, **options)
-    )
-    return "redis://fake:6379/0"
-
-
-@pytest.fixture(params=["fake_redis", "redis_url"])
-def any_redis(request: pytest.FixtureRequest) -> str:
-    url: str = request.getfixturevalue(request.param)
-    return url
 
 
 @pytest.fixture(params=["local", "fake_redis", "redis_url"])

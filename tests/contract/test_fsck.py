@@ -70,6 +70,12 @@ BREACHES = [
     ("I6: each try", "update pf_events set attempt = 1 where run_id = 'failed' and step = 1 and attempt = 2"),
     ("I7: only a running", "update pf_runs set want = 'cancel' where run_id = 'queued'"),
     ("I9: a history begins", f"{EVENT} ('queued', null, null, 'A', 'flow_start', {WHEN})"),
+    ("I9: a fork", "update pf_runs set parent_step = null where run_id = 'fork'"),
+    ("I9: a fork", "update pf_runs set parent_step = -2 where run_id = 'fork'"),
+    ("I9: a fork", "update pf_runs set parent_step = 2 where run_id = 'fork'"),
+    ("I9: a fork", "update pf_runs set parent_run_id = 'fork' where run_id = 'fork'"),
+    ("I9: a fork", "update pf_runs set parent_run_id = 'done', parent_step = 0 where run_id = 'queued'"),
+    ("I9: a fork", "update pf_events set action = null where run_id = 'fork'"),
     ("I9: a run keeps", "update pf_runs set input = null where run_id = 'queued'"),
     ("I9: a run keeps", "update pf_runs set input_hash = null where run_id = 'done'"),
 ]
@@ -122,4 +128,4 @@ def test_a_report_counts_what_it_looked_at_and_leaves_out_what_was_written_by_ha
 
     report = examine(sql_subject.ledger.url, max_crashes=MAX_CRASHES)
 
-    assert report == Report(runs=8, by_hand=1, steps=4, events=entries, violations=[])
+    assert report == Report(runs=9, by_hand=1, steps=4, events=entries, violations=[])

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from pocoflow import codec
+from pocoflow import CheckpointNotFoundError, WorkflowDB, codec
+from pocoflow.engine import memory
 from pocoflow.engine.history import MAX_DEPTH, Trail
 from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Ledger
 from pocoflow.engine.records import Position
 from tests.contract.builders import RUN, WORKER, at_once, new_run, record
-from tests.contract.subjects import SqlSubject
+from tests.contract.subjects import MemorySubject, SqlSubject
 
 LARGE = "x" * 20_000
 
@@ -113,6 +114,25 @@ def test_a_discarded_step_leaves_no_blob(sql_subject: SqlSubject) -> None:
     assert sql_subject.count("pf_blobs") == sql_subject.count("pf_blob_uses") == 0
 
 
+def test_the_memory_forgets_blobs_with_the_last_run_that_has_named_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "MAX_ENDED_RUNS", 1)
+    ledger = MemorySubject().ledger
+    left = []
+
+    for run_id in ("first", "second", "third"):
+        begin(ledger, {"page": "other" if run_id == "third" else LARGE}, run_id=run_id)
+        for step, page in enumerate((None, LARGE if run_id != "third" else None)):
+            position, trail = claim(ledger, step, run_id)
+            commit(ledger, position, trail, {"page": page})
+        ledger.cancel(run_id)
+        left.append(len(ledger._blobs._texts))
+
+    assert left == [1, 1, 0]
+    assert ledger.get_run("second") is None
+
+
 @pytest.mark.parametrize("runs", [1, 3])
 def test_a_large_value_is_kept_once_however_many_steps_and_runs_have_it(
     sql_subject: SqlSubject, runs: int
@@ -125,3 +145,26 @@ def test_a_large_value_is_kept_once_however_many_steps_and_runs_have_it(
             commit(ledger, position, trail, {"page": LARGE, "n": step})
 
     assert (sql_subject.count("pf_blobs"), sql_subject.count("pf_blob_uses")) == (1, runs)
+
+
+def test_any_two_steps_can_be_compared_also_with_the_input(sql_subject: SqlSubject) -> None:
+    ledger = sql_subject.ledger
+    begin(ledger, chat(0))
+    for step in range(MAX_DEPTH + 3):
+        position, trail = claim(ledger, step)
+        commit(ledger, position, trail, chat(step + 1))
+    database = WorkflowDB(ledger.url.render_as_string(hide_password=False))
+
+    near, far = database.diff(RUN, 4, 5), database.diff(RUN, MAX_DEPTH + 2, -1)
+
+    assert near == {
+        "added": {"messages[5]": chat(6)["messages"][5]},
+        "removed": {},
+        "changed": {"turn": (5, 6)},
+    }
+    assert far["changed"] == {"turn": (MAX_DEPTH + 3, 0)}
+    assert list(far["removed"]) == [f"messages[{number}]" for number in range(MAX_DEPTH + 3)]
+    assert database.load_checkpoint(RUN, -1).as_dict() == chat(0)
+    for run_id, step in ((RUN, MAX_DEPTH + 3), (RUN, -2), ("nobody", -1)):
+        with pytest.raises(CheckpointNotFoundError, match=f"{run_id}' has no checkpoint of step {step}"):
+            database.diff(run_id, step, -1)

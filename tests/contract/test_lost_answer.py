@@ -101,6 +101,28 @@ def test_a_retry_that_is_held_counts_once(ledger: SqlLedger, lose_answer: LoseAn
     assert history(ledger) == [begun(), failed("node_retry", 0, "A")]
 
 
+@pytest.mark.parametrize("home", [None, "embedded:host:1:x"])
+def test_a_start_is_told_as_created_for_its_hint_to_be_sent(
+    ledger: SqlLedger, lose_answer: LoseAnswer, home: str | None
+) -> None:
+    lose_answer("_start")
+
+    answer = ledger.start(new_run(home=home))
+
+    assert answer.created
+    assert history(ledger) == [begun()]
+
+
+@pytest.mark.parametrize("other", [{"input_hash": "other"}, {"home": "elsewhere"}])
+def test_a_start_is_not_told_as_created_if_another_one_was(
+    ledger: SqlLedger, lose_answer: LoseAnswer, other: dict[str, str]
+) -> None:
+    ledger.start(new_run(**other))
+    lose_answer("_start")
+
+    assert not ledger.start(new_run()).created
+
+
 def test_a_held_start_is_told_as_created(ledger: SqlLedger, lose_answer: LoseAnswer) -> None:
     lose_answer("_start")
 

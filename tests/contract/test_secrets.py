@@ -13,14 +13,15 @@ from pocoflow import Flow, Node, RunConflictError, SecretKeyError, Store, Workfl
 from pocoflow.cipher import FernetCipher
 from pocoflow.engine.clock import SystemClock
 from pocoflow.engine.deliver import deliver
+from pocoflow.engine.fork import fork_of
 from pocoflow.engine.history import Trail
+from pocoflow.engine.identity import input_hashes, require_same
 from pocoflow.engine.local import LocalFlags, Unwatched
 from pocoflow.engine.ports import Ledger, Ports
-from pocoflow.engine.records import Finish, Hint, Outcome, Position
-from pocoflow.inputs import input_hashes, new_trail
+from pocoflow.engine.records import Finish, Hint, NewRun, Outcome, Position
 from pocoflow.masked import MASKED
 from tests.contract.builders import RUN, WORKER, facts, new_run
-from tests.contract.subjects import Subject
+from tests.contract.subjects import SqlSubject, Subject
 from tests.support.kinds import EVERYTHING, exact
 
 SECRET, TOKEN = "sk-live-4711", "token-0815"
@@ -63,8 +64,9 @@ class Idle:
 
 def start(ledger: Ledger, data: dict[str, Any]) -> None:
     store = Store(data, secret=SECRETS)
-    state = new_trail(store, ledger).next(ledger.encode(store), whole=True)
-    (input_hash, *_) = input_hashes("flow", "A", store, ledger.encode(store), ledger)
+    trail, texts = Trail.begin(store, ledger.cipher), ledger.encode(store)
+    (input_hash, *_) = input_hashes("flow", "A", trail.blinded(texts))
+    state = trail.next(texts, whole=True)
     ledger.start(new_run(input=state, schema=ledger.encode_schema(store), input_hash=input_hash))
 
 
@@ -190,11 +192,11 @@ def test_the_same_start_is_known_again_under_a_new_key_and_another_secret_is_ref
             flow.run_background(other, run_id=handle.run_id)
 
 
-def test_the_hash_of_an_input_cannot_be_found_by_guessing_its_secret(subject: Subject) -> None:
-    store, texts = Store({"pin": 4711}, secret={"pin"}), {"pin": "4711"}
+def test_the_hash_of_an_input_cannot_be_found_by_guessing_its_secret() -> None:
+    texts = {"pin": "4711"}
 
-    hashes = [input_hashes("f", "n", store, texts, subject.open_with(key)) for key in (OLD, NEW, BOTH)]
-    plain = input_hashes("f", "n", Store(), texts, subject.open_with(OLD))
+    hashes = [input_hashes("f", "n", Trail({"pin"}, key).blinded(texts)) for key in (OLD, NEW, BOTH)]
+    plain = input_hashes("f", "n", [texts])
 
     assert [len(some) for some in hashes] == [1, 1, 2]
     assert hashes[2] == [*hashes[1], *hashes[0]]
@@ -216,3 +218,69 @@ def test_a_handle_with_the_key_reads_secrets_and_the_history_for_people_masks_th
     assert (looked_at["api_key"], looked_at.secret) == (MASKED, {"api_key"})
     with pytest.raises(SecretKeyError, match="'api_key' holds a mask"):
         Flow(Node(), db_path=database).run(looked_at)
+
+
+def fork(ledger: Ledger, **updates: Any) -> NewRun:
+    return fork_of(ledger.get_fork_point(RUN, 0), ledger, updates=updates, run_id="fork", home=None)
+
+
+@pytest.mark.parametrize("cipher", [OLD, None, NEW], ids=["the key", "no key", "another key"])
+def test_a_fork_has_the_secrets_whether_they_can_be_read_where_it_is_made_or_not(
+    sql_subject: SqlSubject, cipher: FernetCipher | None
+) -> None:
+    start(sql_subject.open_with(OLD), {"api_key": SECRET, "n": 0})
+    meet(sql_subject.open_with(OLD))
+
+    ledger = sql_subject.open_with(cipher)
+    ledger.start(fork(ledger, n=1))
+    again = ledger.start(fork(ledger, n=1))
+    other = fork(ledger, n=2)
+
+    saved = sql_subject.open_with(OLD).get_saved("fork")
+    assert saved is not None
+    assert Trail.load(saved).store("s") == {"api_key": SECRET, "n": 1, "token": f"{TOKEN}-1"}
+    assert_kept_secret(sql_subject)
+    require_same(fork(ledger, n=1), again)
+    with pytest.raises(RunConflictError):
+        require_same(other, again)
+
+
+def test_a_fork_that_updates_a_secret_encrypts_it_or_is_refused(sql_subject: SqlSubject) -> None:
+    start(sql_subject.open_with(OLD), {"api_key": SECRET, "n": 0})
+    meet(sql_subject.open_with(OLD))
+
+    with pytest.raises(SecretKeyError, match="'api_key' is secret"):
+        fork(sql_subject.open_with(None), api_key=TOKEN)
+    sql_subject.ledger.start(fork(sql_subject.open_with(OLD), api_key=TOKEN))
+
+    saved = sql_subject.open_with(OLD).get_saved("fork")
+    assert saved is not None
+    assert Trail.load(saved).data()["api_key"] == TOKEN
+    assert_kept_secret(sql_subject)
+
+
+def test_a_diff_tells_of_secrets_that_came_and_shows_none(sql_subject: SqlSubject) -> None:
+    start(sql_subject.open_with(OLD), {"api_key": SECRET, "n": 0})
+    for step in range(2):
+        meet(sql_subject.open_with(OLD), step)
+    database = WorkflowDB(sql_subject.ledger.url.render_as_string(hide_password=False))
+
+    assert database.diff(RUN, -1, 0) == {"added": {"token": MASKED}, "removed": {}, "changed": {"n": (0, 1)}}
+    assert database.diff(RUN, 0, 1) == {"added": {}, "removed": {}, "changed": {"n": (1, 2)}}
+
+
+def test_an_exported_run_has_its_secrets_encrypted_and_goes_on_where_the_key_is(
+    sql_subject: SqlSubject,
+) -> None:
+    start(sql_subject.open_with(OLD), {"api_key": SECRET, "n": 0})
+    meet(sql_subject.open_with(OLD))
+    database = WorkflowDB(sql_subject.ledger.url.render_as_string(hide_password=False))
+
+    text = database.export_run(RUN)
+    sql_subject.wipe()
+    database.import_run(text)
+
+    assert not [clear for clear in (SECRET, TOKEN) if clear in text]
+    sql_subject.ledger.resume(RUN, home=None)
+    meet(sql_subject.open_with(OLD), 1)
+    assert load(sql_subject.open_with(OLD)) == {"api_key": SECRET, "n": 2, "token": f"{TOKEN}-2"}

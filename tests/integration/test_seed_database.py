@@ -70,6 +70,37 @@ def test_workers_go_on_with_every_run_that_can(cluster: Cluster, seed_file: Path
     assert examine(database_url(seed_file), max_crashes=3).violations == []
 
 
+def test_workers_execute_forks_of_runs_of_0_2(cluster: Cluster, seed_file: Path) -> None:
+    begun = client.fork("killed-in-third", 1)
+    earlier = client.fork("killed-in-third", 0)
+    with pytest.raises(InvalidTransitionError, match=r"no node is known to follow step 0 .* \(node=\.\.\.\)"):
+        client.fork("killed-between-steps", 0)
+    named = client.fork("killed-between-steps", 0, node="Second")
+
+    assert [handle.wait(WAIT_S)["done"] for handle in (begun, earlier, named)] == [ALL, ALL, ALL]
+    assert [executed(handle) for handle in (begun, earlier, named)] == [["Third"], ALL[1:], ALL[1:]]
+    assert client.handle("killed-in-third").status == "paused"
+    assert examine(database_url(seed_file), max_crashes=3).violations == []
+
+
+def test_every_run_of_0_2_can_be_exported_and_imported(seed_file: Path, tmp_path: Path) -> None:
+    upgrade(database_url(seed_file))
+    source, target = WorkflowDB(seed_file), WorkflowDB(tmp_path / "there.db")
+    run_ids = [row["run_id"] for row in source.list_runs()]
+
+    for run_id in run_ids:
+        target.import_run(source.export_run(run_id))
+
+    assert len(run_ids) > len(UNFINISHED)
+    for run_id in run_ids:
+        before, after = ([event["event"] for event in one.get_events(run_id)] for one in (source, target))
+        assert after[: len(before)] == before
+        assert after[len(before) :] in ([], ["run_interrupted"])
+        for step in (row["step"] for row in source.get_checkpoints(run_id)):
+            stores = [one.load_checkpoint(run_id, step).as_dict() for one in (source, target)]
+            assert repr(stores[0]) == repr(stores[1])  # a NaN equals nothing
+
+
 def test_it_is_no_matter_between_which_writes_0_2_was_killed(
     seed_python: Path, tmp_path: Path, redis_url: str, make_cluster: MakeCluster
 ) -> None:

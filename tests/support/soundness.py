@@ -53,6 +53,7 @@ def _copy(ledger: MemoryLedger, connection: Connection) -> None:
                     "run_id": run_id,
                     "step": step,
                     "node_name": node,
+                    "next_node": row.ahead[step + 1][0],
                     "store_json": checkpoint.text,
                     "depth": checkpoint.depth,
                     "blobs": " ".join(checkpoint.blobs) or None,

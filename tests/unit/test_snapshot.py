@@ -162,6 +162,58 @@ def test_a_link_in_the_place_of_a_draft_is_not_followed(
     assert content_of(outside) == ("mine" if there else None)
 
 
+def test_a_folder_that_is_a_link_of_ones_own_is_written_to(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "snapshots").symlink_to(tmp_path / "disk")
+
+    Flow(start=Count(), checkpoint_dir=tmp_path / "snapshots").run({})
+
+    assert names_in(tmp_path / "disk") == ["step_000_Count.json"]
+
+
+def test_a_folder_that_is_a_link_of_somebody_else_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "snapshots").symlink_to(tmp_path / "mine")
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "snapshots", 65534, 65534, follow_symlinks=False)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 65534)
+
+    with pytest.raises(StoreError, match="a link that another user has laid"):
+        Flow(start=Count(), checkpoint_dir=tmp_path / "snapshots").run({})
+
+    assert names_in(tmp_path / "mine") == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../escaped",
+        "/etc/escaped",
+        "..",
+        ".",
+        "a/../../b",
+        "~",
+        "$HOME",
+        "..\\b",
+        "%2e%2e%2f",
+        "c:\\x",
+        "x" * 200,
+    ],
+    ids=ascii,
+)
+def test_neither_a_node_nor_a_run_nor_a_flow_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "deep" / "snapshots"
+
+    Flow(start=Count(name=name), checkpoint_dir=folder, flow_name=name).run({}, run_id=name)
+
+    (file,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert file.parent == folder
+    assert Store.restore(file) == {"count": 1}
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [("a/b", "a%2Fb"), ("a/b", "a_b"), ("x" * 199 + "1", "x" * 199 + "2"), ("é" * 100, "é" * 99 + "e")],
