@@ -198,7 +198,7 @@ class Store(MutableMapping[str, Any]):
         raise StoreTypeError(f"{where} {wrong.expected}, got {wrong.got}")
 
     def _notify(self, key: str, old: Any, new: Any) -> None:
-        if key in self.secret:
+        if key in self._schema.secret:
             self._replaced.append(old)
             old, new = (value if value is None else MASKED for value in (old, new))
         for observer in self._observers:

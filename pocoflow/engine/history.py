@@ -225,9 +225,9 @@ class Trail:
 
     def _refuse_what_is_closed(self) -> None:
         for name in sorted(self._secret):
-            needed(codec.key_of(name), self._cipher)
+            needed(name, self._cipher)
             if name in self._values and self._values[name].text.startswith(MARK):
-                raise wrong_key(codec.key_of(name))
+                raise wrong_key(name)
 
     def _has(self, name: str, text: str) -> bool:
         value = self._values.get(name)
@@ -263,7 +263,7 @@ class Trail:
         return Checkpoint(small(texts))
 
     def _hide(self, name: str, text: str, draft: Draft) -> None:
-        draft.hide(name, encrypted(codec.key_of(name), text, self._cipher))
+        draft.hide(name, encrypted(name, text, self._cipher))
 
     def _whole_chars(self) -> int:
         """About how long a checkpoint of the whole store would be."""
@@ -301,7 +301,7 @@ class Trail:
             for line in parse(text):
                 self._follow(line, pieces, saved.blobs)
         for name, value in self._values.items():
-            value.text = decrypted(_joined(pieces[name]), self._cipher)
+            value.text = decrypted(name, _joined(pieces[name]), self._cipher)
 
     def _follow(self, line: Line, pieces: dict[str, list[str]], blobs: Mapping[str, str]) -> None:
         """Collect the pieces that a value is made of."""

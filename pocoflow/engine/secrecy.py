@@ -43,19 +43,20 @@ class InClear:
         return [text]
 
 
-def encrypted(key: object, text: str, cipher: Cipher | None) -> str:
+def encrypted(name: str, text: str, cipher: Cipher | None) -> str:
     """Return the token of a value; raises SecretKeyError without a cipher."""
     if text.startswith(MARK):
         return text[len(MARK) :]
-    return needed(key, cipher).encrypt(text)
+    return needed(name, cipher).encrypt(json.dumps(name) + text)
 
 
-def decrypted(text: str, cipher: Cipher | None) -> str:
-    """Return the text of a value, as it is if it cannot be decrypted here."""
+def decrypted(name: str, text: str, cipher: Cipher | None) -> str:
+    """Return the text of a value, as it is if it cannot be decrypted here, or is that of another name."""
     if cipher is None or not text.startswith(MARK):
         return text
-    plain = cipher.decrypt(text[len(MARK) :])
-    return text if plain is None else plain
+    # With its name inside: who can write to the database shall not have a node show it as a prompt.
+    plain, begins = cipher.decrypt(text[len(MARK) :]), json.dumps(name)
+    return plain[len(begins) :] if plain is not None and plain.startswith(begins) else text
 
 
 def load_values(texts: Mapping[str, str]) -> dict[Any, Any]:
@@ -71,7 +72,7 @@ def blinded(
     texts: Mapping[str, str], secret: Iterable[str], cipher: Cipher | None
 ) -> list[Mapping[str, str]]:
     """Return the texts with what tells secrets apart in their place: by each key, the current one first."""
-    digests = {name: _digests(texts[name], cipher) for name in secret if name in texts}
+    digests = {name: _digests(name, texts[name], cipher) for name in secret if name in texts}
     number = max(map(len, digests.values()), default=1)
     return [
         {**texts, **{name: json.dumps(some[turn % len(some)]) for name, some in digests.items()}}
@@ -79,10 +80,10 @@ def blinded(
     ]
 
 
-def _digests(text: str, cipher: Cipher | None) -> Sequence[str]:
+def _digests(name: str, text: str, cipher: Cipher | None) -> Sequence[str]:
     if text.startswith(MARK):
         return [text]  # a fork that cannot read it, and takes it as it is
-    return needed("", cipher).digests(text)
+    return needed(name, cipher).digests(text)
 
 
 def refuse_to_keep(store: Store, cipher: Cipher | None) -> None:
@@ -94,22 +95,22 @@ def refuse_to_keep(store: Store, cipher: Cipher | None) -> None:
                 "set its value first"
             )
     for key in sorted(store.secret):
-        needed(key, cipher)
+        needed(codec.name_of(key), cipher)
 
 
-def needed(key: object, cipher: Cipher | None) -> Cipher:
-    """Return the cipher; raises SecretKeyError if there is none for this key of a store."""
+def needed(name: str, cipher: Cipher | None) -> Cipher:
+    """Return the cipher; raises SecretKeyError if there is none for the value of this name."""
     if cipher is None:
         raise SecretKeyError(
-            f"store key {key!r} is secret, and a database keeps it encrypted only: set POCOFLOW_SECRET_KEY, "
-            f"the same for the workers and for whoever starts runs, to a key made by: {HOW}"
+            f"store key {codec.key_of(name)!r} is secret, and a database keeps it encrypted only: set "
+            f"POCOFLOW_SECRET_KEY, the same for workers and for whoever starts runs, to a key made by: {HOW}"
         )
     return cipher
 
 
-def wrong_key(key: object) -> SecretKeyError:
+def wrong_key(name: str) -> SecretKeyError:
     """Return the error for a secret that no key of this process opens."""
     return SecretKeyError(
-        f"store key {key!r} is secret, and no key in POCOFLOW_SECRET_KEY of this process opens it: add the "
-        "key that the run was started with, after a comma"
+        f"store key {codec.key_of(name)!r} is secret, and no key in POCOFLOW_SECRET_KEY of this process "
+        "opens it: add the key that the run was started with, after a comma"
     )

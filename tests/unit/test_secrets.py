@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import pickle
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from pocoflow import (
     Flow,
     Node,
     SecretKeyError,
+    SettingsError,
     Store,
     StoreKeyError,
     StoreSchemaError,
@@ -183,6 +185,17 @@ def test_with_a_database_and_no_key_the_start_is_refused_and_says_how_to_make_on
     assert WorkflowDB(tmp_path / "history.db").list_runs() == []
 
 
+def test_a_key_without_what_encrypts_is_refused_and_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POCOFLOW_SECRET_KEY", Fernet.generate_key().decode())
+    monkeypatch.delitem(sys.modules, "pocoflow.cipher")
+    monkeypatch.setitem(sys.modules, "cryptography.fernet", None)
+
+    with pytest.raises(SettingsError, match=r"pip install 'pocoflow\[secrets\]'"):
+        Flow(Node(), db_path=tmp_path / "history.db").run({})
+
+
 def test_a_checkpoint_by_hand_takes_no_secrets(tmp_path: Path) -> None:
     with pytest.raises(SecretKeyError, match="save_checkpoint encrypts nothing"):
         WorkflowDB(tmp_path / "a.db").save_checkpoint("r", 0, "n", Store(secret={"api_key"}))
@@ -292,6 +305,15 @@ def test_a_trail_that_cannot_read_a_secret_masks_it_and_carries_it_on(cipher: Fe
     assert list(store.items()) == [("api_key", MASKED), ("n", 0)]
     assert store.secret == {"api_key"}
     assert Trail.load(Saved([forked.text], cipher=CIPHER)).data() == {"api_key": SECRET, "n": 7}
+
+
+def test_a_token_opens_only_under_the_key_of_the_store_that_it_was_made_for() -> None:
+    (checkpoint,) = steps([{"api_key": SECRET}], "api_key")
+    moved = checkpoint.text.replace("api_key =!", "prompt =!")
+
+    assert Trail.load(Saved([moved], cipher=CIPHER)).data() == {"prompt": MASKED}
+    with pytest.raises(SecretKeyError, match="'prompt' is secret, and no key"):
+        Trail.load(Saved([moved], cipher=CIPHER)).store("s")
 
 
 def test_a_secret_that_is_yet_to_come_is_known_from_the_schema() -> None:
