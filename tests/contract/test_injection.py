@@ -10,6 +10,7 @@ import pytest
 
 from pocoflow import DefinitionError, Flow, Node, PocoFlowError, Store, WorkflowDB
 from pocoflow.db.fsck import examine
+from pocoflow.engine.history import Checkpoint
 from pocoflow.engine.ports import Ledger
 from pocoflow.engine.records import Failure
 from pocoflow.errors import DatabaseError, RunNotFoundError
@@ -211,7 +212,7 @@ def test_a_write_that_is_refused_quotes_nothing_of_the_store(sql_subject: SqlSub
 
 
 def test_a_refusal_quotes_nothing_of_the_row_that_it_is_about(sql_subject: SqlSubject) -> None:
-    sql_subject.ledger.start(new_run(input=f'{{"api_key":"{SECRET}"}}'))
+    sql_subject.ledger.start(new_run(input=Checkpoint(f'{{"api_key":"{SECRET}"}}')))
 
     with pytest.raises(DatabaseError) as caught:
         WorkflowDB(url_of(sql_subject)).update_run("run", status="done")

@@ -58,7 +58,7 @@ def test_only_runs_that_have_ended_go_and_all_of_them(sql_subject: SqlSubject) -
 
     pruned = gone(sql_subject)
 
-    assert runs_of(sql_subject) == {"lost", "queued", "running", "resumed", "paused"}
+    assert runs_of(sql_subject) == {"lost", "queued", "running", "resumed", "paused", "fork"}
     assert pruned == expected
     assert (pruned.runs, pruned.steps) == (3, 3)
     assert_sound(sql_subject.ledger)
