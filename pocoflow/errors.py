@@ -2,7 +2,8 @@
 
     PocoFlowError
     ├─ DefinitionError(ValueError)               the flow as wired is wrong
-    │   └─ UnknownFlowError(LookupError)         no worker, or no module in POCOFLOW_FLOWS, knows it
+    │   ├─ UnknownFlowError(LookupError)         no worker, or no module in POCOFLOW_FLOWS, knows it
+    │   └─ FlowChangedError                      its graph lacks what a run needs to go on
     ├─ SettingsError(ValueError)
     ├─ StoreError
     │   ├─ StoreTypeError(TypeError)             a write that the schema forbids
@@ -48,6 +49,10 @@ class DefinitionError(PocoFlowError, ValueError):
 
 class UnknownFlowError(DefinitionError, LookupError):
     """No worker, or no module named in POCOFLOW_FLOWS, knows this flow."""
+
+
+class FlowChangedError(DefinitionError):
+    """A run came from another graph of the flow, and this one lacks what the run needs to go on."""
 
 
 class SettingsError(PocoFlowError, ValueError):

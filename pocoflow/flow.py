@@ -20,7 +20,7 @@ from pocoflow.engine.hooks import Hook, Hooks
 from pocoflow.engine.inline import run_inline
 from pocoflow.engine.owner import new_owner
 from pocoflow.engine.ports import Ports
-from pocoflow.engine.records import INTERRUPTED, Hint, NewRun, Position, Started, Status
+from pocoflow.engine.records import STRANDED, Hint, NewRun, Position, Started, Status
 from pocoflow.errors import DefinitionError, InvalidTransitionError, RunConflictError
 from pocoflow.logging import get_logger, log_event
 from pocoflow.node import Node
@@ -162,7 +162,8 @@ class Flow:
 
         With POCOFLOW_BROKER_URL set, Celery workers execute it; otherwise a worker inside this process
         does. A second start with the same run_id and the same input returns the same run, and lets it
-        go on when the process that ran it was interrupted; a run that was paused stays paused.
+        go on when the process that ran it was interrupted, or when it was paused because of a changed
+        graph; a run that somebody paused stays paused.
 
         Args:
             store: The input; it is copied, so read the result from the handle.
@@ -233,6 +234,7 @@ class Flow:
             owner=owner,
             timeout_s=self.timeout,
             schema=ports.ledger.encode_schema(store),
+            graph=graph.text,
         )
 
 
@@ -253,7 +255,7 @@ def _go_on(new: NewRun, known: Started, ports: Ports) -> Hint | None:
         raise RunConflictError(
             f"there is a run {new.run_id!r} with other input already: choose another run_id", new.run_id
         )
-    if known.status is not Status.PAUSED or known.error_type != INTERRUPTED:
+    if known.status is not Status.PAUSED or known.error_type not in STRANDED:
         return None
     try:
         return ports.ledger.resume(new.run_id, home=new.home)

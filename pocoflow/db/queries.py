@@ -22,11 +22,11 @@ from sqlalchemy import (
 )
 from sqlalchemy import cast as cast_
 
-from pocoflow.db.schema import blobs, checkpoints, events, runs
+from pocoflow.db.schema import blobs, checkpoints, events, graphs, runs
 from pocoflow.db.words import const
 from pocoflow.engine.history import Saved
 from pocoflow.engine.ports import EventRow, RunRow, Sighting, Standing
-from pocoflow.engine.records import Position, Status
+from pocoflow.engine.records import KeptGraph, Position, Status
 
 r = runs.c
 _RUN_COLUMNS = tuple(column for column in runs.c if column.name not in ("input", "input_blobs", "schema"))
@@ -71,6 +71,11 @@ class Queries:
             if not rows and run.input is None:  # one of 0.2
                 return None
             return _saved(connection, rows or [(run.input, run.input_blobs)], run.schema)
+
+    def get_graph(self, fingerprint: str) -> KeptGraph | None:
+        """Return the graph of runs with this fingerprint."""
+        rows = self._rows(_GRAPH, fingerprint=fingerprint)
+        return KeptGraph(**rows[0]) if rows else None
 
     def status_if_committed(self, position: Position) -> Status | None:
         """The run's status if this very claim has written the step's checkpoint, else None."""
@@ -140,6 +145,7 @@ _INPUT = select(r.step, r.input, r.input_blobs, r.schema).where(r.run_id == _BY_
 _EVENTS = (
     select(events).where(events.c.run_id == _BY_RUN, events.c.id > bindparam("after")).order_by(events.c.id)
 )
+_GRAPH = select(graphs.c.text, graphs.c.seen_at).where(graphs.c.fingerprint == bindparam("fingerprint"))
 _COMMITTED = (
     select(r.status)
     .join(checkpoints, checkpoints.c.run_id == r.run_id)

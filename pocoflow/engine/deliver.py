@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from pocoflow.engine import signals
-from pocoflow.engine.advance import advance, fail, give_back
+from pocoflow.engine.advance import advance, fail, give_back, where_given_back
+from pocoflow.engine.changes import adopt, is_same
 from pocoflow.engine.graph import Definition
 from pocoflow.engine.history import Trail
 from pocoflow.engine.owner import new_owner
 from pocoflow.engine.placing import place
 from pocoflow.engine.ports import Dispatcher, Ports
-from pocoflow.engine.records import Claim, Continue, Finish, Hint, Outcome, Position, Status
+from pocoflow.engine.records import Claim, Continue, Fenced, Finish, Hint, Outcome, Position, Status
+from pocoflow.engine.step import describe
 from pocoflow.engine.timing import CROWD
-from pocoflow.errors import BrokerError, StoreSerializationError, UnknownFlowError, UnregisteredTypeError
+from pocoflow.errors import (
+    BrokerError,
+    FlowChangedError,
+    StoreSerializationError,
+    UnknownFlowError,
+    UnregisteredTypeError,
+)
 from pocoflow.logging import WARNING, get_logger, log_event
 from pocoflow.store import Store
 
@@ -24,6 +32,11 @@ SHORT_DELAY_S = 1.0
 STREAK_S = 1.0
 UNROUTABLE_RETRY_S = 1.0
 HAND_ON_CHANCE = 0.75
+_UNFIT: Mapping[type[Exception], str] = {
+    UnknownFlowError: "flow unknown here",
+    FlowChangedError: "flow changed here",
+    UnregisteredTypeError: "type unknown here",
+}
 
 
 def deliver(
@@ -42,7 +55,8 @@ def deliver(
     Args:
         find_flow: Raises UnknownFlowError for a flow that this worker does not have.
         worker: Name of this process; begins the owner token and stands in the event log.
-        unroutable_s: Seconds after which a step whose flow no worker knows fails its run.
+        unroutable_s: Seconds after which a step that no worker can execute fails its run, or pauses it if
+            that is because the graph has changed; 0 where there is no other worker.
 
     Returns:
         Where the run went; None when there was nothing to execute, or this worker cannot.
@@ -97,13 +111,17 @@ def _move(
     position = claim.position
     try:
         flow = find_flow(position)
+        if not is_same(position, flow.graph):
+            in_time = not _is_too_late(position, unroutable_s)
+            if not adopt(position, flow.graph, ports.ledger, in_time=in_time):
+                return Fenced(position.run_id, position.step)
         trail = Trail.load(claim.saved)
         store = trail.store(position.flow_name)
         if position.stands is not None:
             return place(position, store, flow=flow, ports=ports)
         return _run_streak(position, store, trail, flow=flow, ports=ports)
-    except (UnknownFlowError, UnregisteredTypeError) as unknown:
-        return _give_back_unknown(position, unknown, ports=ports, unroutable_s=unroutable_s)
+    except (UnknownFlowError, FlowChangedError, UnregisteredTypeError) as unfit:
+        return _leave_to_others(position, unfit, ports=ports, unroutable_s=unroutable_s)
     except (StoreSerializationError, MemoryError) as unfit:
         return fail(position, unfit, ports=ports)
     except (SystemExit, KeyboardInterrupt):
@@ -137,25 +155,33 @@ def _cancel_recorded(position: Position, ports: Ports) -> bool:
     return ports.ledger.heartbeat([position]).get(position.run_id, "cancel") == "cancel"
 
 
-def _give_back_unknown(
+def _is_too_late(position: Position, unroutable_s: float) -> bool:
+    """Whether no worker that can execute the step has come in time."""
+    return (position.unroutable_s or 0.0) >= unroutable_s
+
+
+def _leave_to_others(
     position: Position,
-    unknown: UnknownFlowError | UnregisteredTypeError,
+    unfit: UnknownFlowError | FlowChangedError | UnregisteredTypeError,
     *,
     ports: Ports,
     unroutable_s: float,
 ) -> Outcome | None:
-    if position.unroutable_s is not None and position.unroutable_s >= unroutable_s:
-        return fail(position, unknown, ports=ports)
-    is_flow = isinstance(unknown, UnknownFlowError)
+    """Give back a step that cannot be executed here; when it is too late for that, stop its run."""
+    too_late, changed = _is_too_late(position, unroutable_s), isinstance(unfit, FlowChangedError)
+    if too_late and not changed:
+        return fail(position, unfit, ports=ports)
     log_event(
         log,
-        "flow unknown here, step given back" if is_flow else "type unknown here, step given back",
+        f"{_UNFIT[type(unfit)]}, {'run paused' if too_late else 'step given back'}",
         level=WARNING,
         run_id=position.run_id,
         step=position.step,
         flow=position.flow_name,
-        error=str(unknown),
+        error=str(unfit),
     )
+    if too_late:
+        return where_given_back(position, ports.ledger.strand(position, describe(unfit)))
     # Mostly hand it on at once: where one worker of several knows the flow, waiting each time would add up.
     # Now and then wait: where none does, they would hand it round without end.
     hand_on = random.random() < HAND_ON_CHANCE

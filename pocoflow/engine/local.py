@@ -6,7 +6,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from pocoflow.engine.history import Saved
 from pocoflow.engine.ports import EventRow, RunRow, Sighting
-from pocoflow.engine.records import Claim, Failure, Hint, Limit, NewRun, Position, Started, Status, StepRecord
+from pocoflow.engine.records import (
+    Claim,
+    Failure,
+    Hint,
+    KeptGraph,
+    Limit,
+    NewRun,
+    Position,
+    Started,
+    Status,
+    StepRecord,
+)
 from pocoflow.engine.timing import Retention
 from pocoflow.errors import RunNotFoundError
 from pocoflow.store import Store
@@ -45,6 +56,15 @@ class Untracked:
         return Status.PAUSED
 
     def place(self, position: Position, node: str | None, queue: str | None) -> Status | None:
+        return None
+
+    def adopt(self, position: Position, *, graph: str, fingerprint: str) -> Status | None:
+        return Status.RUNNING
+
+    def strand(self, position: Position, why: Failure) -> Status | None:
+        return Status.PAUSED
+
+    def get_graph(self, fingerprint: str) -> KeptGraph | None:
         return None
 
     def interrupt(self, home: str) -> list[str]:

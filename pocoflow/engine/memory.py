@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from math import inf
 
 from pocoflow import codec
@@ -22,6 +23,7 @@ from pocoflow.engine.records import (
     Claim,
     Failure,
     Hint,
+    KeptGraph,
     NewRun,
     Position,
     Started,
@@ -51,6 +53,7 @@ class MemoryLedger:
         self._lock = threading.RLock()
         self._journal = Journal(clock)
         self._blobs = Blobs()
+        self._graphs: dict[str, KeptGraph] = {}
 
     def encode(self, store: Store) -> Mapping[str, str]:
         return codec.dump_values(store.as_dict(), max_mb=self._max_store_mb)
@@ -80,6 +83,7 @@ class MemoryLedger:
                 created_at=self._journal.timestamp(),
             )
             self._blobs.keep(run.run_id, run.input)
+            self._keep_graph(run.flow_hash, run.graph)
             row.started_at = row.created_at if held else None
             row.wake_by(now + (self._timing.lease_s if held else self._timing.grace_s))
             self._journal.run(row, "flow_start", step=None, node=run.node)
@@ -100,6 +104,7 @@ class MemoryLedger:
             where = (run_id, row.new.flow_name, step, row.node)
             more = (unroutable_s, row.queue, left_s)
             position = Position(*where, row.epoch, owner, row.attempt, row.crashes, *more)
+            position.flow_hash = row.new.flow_hash
             return Claim(position, self._blobs.saved(row))
 
     def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:
@@ -174,6 +179,30 @@ class MemoryLedger:
             status = row.unless_wanted(Status.COMPLETED if node is None else Status.QUEUED)
             self._settle(row, status, due_at=self._clock.now(), wait_s=self._timing.grace_s)
             return status
+
+    def adopt(self, position: Position, *, graph: str, fingerprint: str) -> Status | None:
+        with self._lock:
+            row = self._held(position)
+            if row is None or row.status is not Status.RUNNING:
+                return None
+            row.new = replace(row.new, flow_hash=fingerprint)
+            self._keep_graph(fingerprint, graph)
+            if not any((e["event"], e["action"]) == ("flow_changed", fingerprint) for e in row.events):
+                self._journal.step(row, "flow_changed", action=fingerprint)
+            return row.status
+
+    def strand(self, position: Position, why: Failure) -> Status | None:
+        with self._lock:
+            row = self._held(position)
+            if row is None or row.status is not Status.RUNNING:
+                return None
+            row.attempt -= 1
+            self._settle(row, row.unless_wanted(Status.PAUSED), why=None if row.want else why)
+            return row.status
+
+    def get_graph(self, fingerprint: str) -> KeptGraph | None:
+        with self._lock:
+            return self._graphs.get(fingerprint)
 
     def interrupt(self, home: str) -> list[str]:
         with self._lock:
@@ -344,8 +373,9 @@ class MemoryLedger:
             row.owner = None
         if status is Status.PAUSED:
             row.failure = why
+            interrupted = why is not None and why.error_type == INTERRUPTED
             self._journal.run(
-                row, "run_paused" if why is None else "run_interrupted", error=why and why.message
+                row, "run_interrupted" if interrupted else "run_paused", error=why and why.message
             )
         if status.ended:
             row.completed_at = self._journal.timestamp()
@@ -360,6 +390,10 @@ class MemoryLedger:
     def _forget(self, run_id: str) -> None:
         del self._ended[run_id]
         self._blobs.forget(self._runs.pop(run_id))
+
+    def _keep_graph(self, fingerprint: str, text: str | None) -> None:
+        if text is not None:
+            self._graphs.setdefault(fingerprint, KeptGraph(text, self._clock.now()))
 
     def _held(self, position: Position) -> MemoryRun | None:
         row = self._runs.get(position.run_id)

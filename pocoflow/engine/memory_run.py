@@ -80,6 +80,7 @@ class MemoryRun:
             owner=self.owner,
             home=self.home,
             stands=None,
+            flow_hash=self.new.flow_hash,
             created_at=self.created_at,
         )
 

@@ -73,6 +73,9 @@ def no_store(run_id: str, status: Status) -> InvalidTransitionError:
 INTERRUPTED = "RunInterruptedError"
 POISON = "PoisonStepError"
 OVERDUE = "RunTimeoutError"
+FLOW_CHANGED = "FlowChangedError"
+# Why a run may be paused without anybody's wish: it waits for somebody to let it go on.
+STRANDED = frozenset({INTERRUPTED, FLOW_CHANGED})
 # Not a home: the run stays in the one that it has.
 SAME_HOME = "same"
 
@@ -88,6 +91,7 @@ class NewRun:
         owner: Set when the starter executes step 0 itself: the run begins as running, not as queued.
         timeout_s: Seconds from now after which the run fails if it has not ended; None for any time.
         schema: That of the store, as text; None if it has none.
+        graph: `Graph.text`, of which `flow_hash` is the fingerprint; None where the ledger has it already.
     """
 
     run_id: str
@@ -101,6 +105,20 @@ class NewRun:
     owner: str | None = None
     timeout_s: float | None = None
     schema: str | None = None
+    graph: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptGraph:
+    """A graph that a run was started with or has gone on with.
+
+    Attributes:
+        text: `Graph.text`.
+        seen_at: When the first run came with it, in seconds since 1970.
+    """
+
+    text: str
+    seen_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +147,7 @@ class Position:
         queue: Where hints for this step go; None is the default queue.
         left_s: Seconds that the run had left when the step was claimed; None for any time.
         stands: How a run of PocoFlow 0.2 stands to `node`, until `placing` has found the node of this step.
+        flow_hash: Fingerprint of the graph that has led the run here; None where nobody kept it.
     """
 
     run_id: str
@@ -143,6 +162,7 @@ class Position:
     queue: str | None = None
     left_s: float | None = None
     stands: str | None = None
+    flow_hash: str | None = None
 
     @property
     def tries(self) -> int:
