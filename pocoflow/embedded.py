@@ -221,7 +221,8 @@ class EmbeddedWorker:
             ports=ports,
             dispatcher=self._dispatcher,
             worker=self._name,
-            unroutable_s=self._settings.unroutable_s,
+            # Nobody else executes it: there is no worker to wait for.
+            unroutable_s=0.0,
         )
 
     def _sweep_forever(self) -> None:

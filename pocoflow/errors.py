@@ -3,6 +3,7 @@
     PocoFlowError
     ├─ DefinitionError(ValueError)               the flow as wired is wrong
     │   ├─ UnknownFlowError(LookupError)         no worker, or no module in POCOFLOW_FLOWS, knows it
+    │   ├─ FlowChangedError                      its graph lacks what a run needs to go on
     │   └─ ResourceError(KeyError)               a resource that the flow does not have
     ├─ SettingsError(ValueError)
     │   └─ SecretKeyError                        no key here encrypts or opens a secret of a store
@@ -51,6 +52,10 @@ class DefinitionError(PocoFlowError, ValueError):
 
 class UnknownFlowError(DefinitionError, LookupError):
     """No worker, or no module named in POCOFLOW_FLOWS, knows this flow."""
+
+
+class FlowChangedError(DefinitionError):
+    """A run came from another graph of the flow, and this one lacks what the run needs to go on."""
 
 
 class ResourceError(DefinitionError, KeyError):

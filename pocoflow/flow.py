@@ -182,7 +182,8 @@ class Flow:
 
         With POCOFLOW_BROKER_URL set, Celery workers execute it; otherwise a worker inside this process
         does. A second start with the same run_id and the same input returns the same run, and lets it
-        go on when the process that ran it was interrupted; a run that was paused stays paused.
+        go on when the process that ran it was interrupted, or when it was paused because of a changed
+        graph; a run that somebody paused stays paused.
 
         Args:
             store: The input; it is copied, so read the result from the handle.
@@ -290,6 +291,7 @@ class Flow:
             owner=owner,
             timeout_s=self.timeout,
             schema=ports.ledger.encode_schema(store),
+            graph=graph.text,
         )
 
 

@@ -8,10 +8,11 @@ from math import inf
 
 from pocoflow.engine.history import Trail
 from pocoflow.engine.ports import Clock, ControlFlags, EventRow, Ledger, RunRow, Standing, is_settled
-from pocoflow.engine.records import OVERDUE, POISON, Status
+from pocoflow.engine.records import FLOW_CHANGED, OVERDUE, POISON, Status
 from pocoflow.engine.waiting import FIRST_PAUSE_S, LONGEST_PAUSE_S, WaitingRoom
 from pocoflow.errors import (
     DatabaseError,
+    FlowChangedError,
     MaxStepsError,
     PoisonStepError,
     RunCancelledError,
@@ -88,6 +89,7 @@ class RunHandle:
             UnknownFlowError: No worker knew the flow.
             RunCancelledError: It was cancelled.
             RunInterruptedError: The process that ran it has ended; the run can go on.
+            FlowChangedError: It is paused, because no worker has a graph that it can go on with.
             DatabaseError: The time was up while the database was away.
         """
         now = self._clock.monotonic
@@ -149,7 +151,7 @@ class RunHandle:
         return status.value
 
     def events(self, follow: bool = False) -> Iterator[EventRow]:
-        """Yield the event log from its beginning; with `follow`, until it has ended or was interrupted."""
+        """Yield the event log from its beginning; with `follow`, until the run has ended or is stranded."""
         after, pause_s = 0, 0.0
         while True:
             settled = not follow or self._settles_within(pause_s)
@@ -250,6 +252,8 @@ def _error(row: Standing) -> Exception:
     run_id, text, kind = row["run_id"], row["error_msg"] or "", row["error_type"] or ""
     if row["status"] == Status.CANCELLED:
         return RunCancelledError(f"run {run_id!r} was cancelled at step {row['total_steps']}", run_id)
+    if row["status"] == Status.PAUSED and kind == FLOW_CHANGED:
+        return FlowChangedError(f"run {run_id!r} was paused: {text}")
     if row["status"] == Status.PAUSED:
         return RunInterruptedError(f"run {run_id!r} was interrupted: {text}", run_id)
     if kind == MaxStepsError.__name__:

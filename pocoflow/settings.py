@@ -50,7 +50,8 @@ class Settings(BaseSettings):
         lease_s: Seconds after which the step of a silent worker may be taken over.
         sweep_s: Seconds between two looks for what was lost or is due.
         grace_s: Seconds that a message may take before it is sent again.
-        unroutable_s: Seconds after which a run fails when no worker knows its flow.
+        unroutable_s: Seconds after which a run fails when no worker knows its flow, or is paused when none
+            has a graph that it can go on with.
         max_crashes: How many lost workers a step may cost before its run fails.
         retain_days: Days after which the sweeps of workers delete runs that have ended; None keeps all.
         retain_failed: Whether they leave those that failed.

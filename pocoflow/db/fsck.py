@@ -120,8 +120,8 @@ INVARIANTS: Mapping[str, str] = {
         select r.run_id from pf_runs r left join ({_LAST_MARK}) m on m.run_id = r.run_id
         where coalesce(m.event, 'none') <> case
                 when r.status in ('completed', 'failed', 'cancelled') then 'flow_end'
-                when r.status = 'paused' and r.error_type is null then 'run_paused'
-                when r.status = 'paused' then 'run_interrupted'
+                when r.status = 'paused' and r.error_type = 'RunInterruptedError' then 'run_interrupted'
+                when r.status = 'paused' then 'run_paused'
                 when m.event = 'run_resumed' then 'run_resumed'
                 else 'flow_start' end
             or (m.event = 'flow_end' and m.action <> r.status)

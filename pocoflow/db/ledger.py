@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row
 from sqlalchemy.engine import URL
 
 from pocoflow import codec
-from pocoflow.db import blob_verbs, sweep_verbs
+from pocoflow.db import blob_verbs, graph_verbs, sweep_verbs
 from pocoflow.db import step_verbs as verbs
 from pocoflow.db.connect import engine_for, shown, translated, with_retry
 from pocoflow.db.prune import prune_some
@@ -33,6 +33,7 @@ from pocoflow.engine.records import (
     Failure,
     ForkPoint,
     Hint,
+    KeptGraph,
     NewRun,
     Position,
     Started,
@@ -76,6 +77,7 @@ class SqlLedger(ABC):
         self._max_store_mb = max_store_mb
         self._sleep = sleep
         self._queries = Queries(self.connection, cipher)
+        self._graphs: dict[str, KeptGraph] = {}
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
@@ -93,6 +95,7 @@ class SqlLedger(ABC):
             "p_run": run.run_id,
             "p_flow": run.flow_name,
             "p_hash": run.flow_hash,
+            "p_graph": run.graph,
             "p_node": run.node,
             "p_queue": run.queue,
             "p_home": run.home,
@@ -184,6 +187,25 @@ class SqlLedger(ABC):
         params = {**_token(position), **given_back, "p_next": node, "p_queue": queue}
         row, _ = self._try(lambda: self._change(verbs.PLACE, params))
         return None if row is None else Status(row.status)
+
+    def adopt(self, position: Position, *, graph: str, fingerprint: str) -> Status | None:
+        params = {**_token(position), "p_hash": fingerprint, "p_graph": graph}
+        row, _ = self._try(lambda: self._change(graph_verbs.ADOPT, params))
+        return None if row is None else Status(row.status)
+
+    def strand(self, position: Position, why: Failure) -> Status | None:
+        params = {**_token(position), "p_error_type": why.error_type, "p_error_msg": why.message}
+        row, _ = self._try(lambda: self._change(graph_verbs.STRAND, params))
+        return None if row is None else Status(row.status)
+
+    def get_graph(self, fingerprint: str) -> KeptGraph | None:
+        # It never changes, and workers ask for it again and again while they hand on its runs.
+        found = self._graphs.get(fingerprint)
+        if found is None:
+            found = self._try(lambda: self._queries.get_graph(fingerprint))[0]
+            if found is not None:
+                self._graphs[fingerprint] = found
+        return found
 
     def interrupt(self, home: str) -> list[str]:
         rows = self._try(lambda: self._interrupt({"p_home": home}))[0]
@@ -277,6 +299,7 @@ class SqlLedger(ABC):
             row["crashes"],
             queue=row["queue"],
             stands=row["stands"],
+            flow_hash=row["flow_hash"],
         )
         return Claim(position, saved)
 
@@ -324,6 +347,8 @@ class Moved(NamedTuple):
     status: str
     step: int
     queue: str | None = None
+    # What the history of a verb needs besides; nobody else looks at it.
+    more: str | None = None
 
 
 def _can_be_stored(run_id: str) -> bool:

@@ -26,8 +26,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert, psycopg
 from sqlalchemy.engine import Dialect
 
+from pocoflow.db import graph_verbs, sweep_verbs, words
 from pocoflow.db import step_verbs as verbs
-from pocoflow.db import sweep_verbs, words
 from pocoflow.db.blob_verbs import keep
 from pocoflow.db.connect import engine_for
 from pocoflow.db.ledger import Moved, Params, SqlLedger
@@ -90,7 +90,8 @@ def _start_sql(*, keeps: bool) -> str:
     before = select(false(), known.status, known.input_hash, known.error_type).where(
         known.run_id == words.P_RUN, ~select(new.c.run_id).exists()
     )
-    history = _ctes(verbs.start_history(new), *(_keep(new) if keeps else ()))
+    graph = graph_verbs.keep(insert, new)
+    history = _ctes(verbs.start_history(new), graph, *(_keep(new) if keeps else ()))
     created = select(true(), new.c.status, new.c.input_hash, new.c.error_type)
     return compiled(created.union_all(before).add_cte(*history), _DIALECT)
 
@@ -125,7 +126,8 @@ def _array(rows: Select[Any]) -> Any:
 @cache
 def _change_sql(change: verbs.Change, *, keeps: bool) -> str:
     after = change.update.cte("u")
-    history = _ctes(*change.history(after), *(_keep(after) if keeps else ()))
+    graph = (graph_verbs.keep(insert, after),) if change.graph else ()
+    history = _ctes(*change.history(after), *graph, *(_keep(after) if keeps else ()))
     return compiled(select(after).add_cte(*history), _DIALECT)
 
 

@@ -27,12 +27,12 @@ from sqlalchemy import (
 )
 from sqlalchemy import cast as cast_
 
-from pocoflow.db.schema import blobs, checkpoints, events, runs
+from pocoflow.db.schema import blobs, checkpoints, events, graphs, runs
 from pocoflow.db.words import const
 from pocoflow.engine.history import Saved
 from pocoflow.engine.placing import AT
 from pocoflow.engine.ports import EventRow, RunRow, Sighting, Standing
-from pocoflow.engine.records import ForkPoint, Position, Status
+from pocoflow.engine.records import ForkPoint, KeptGraph, Position, Status
 from pocoflow.engine.secrecy import Cipher
 
 r = runs.c
@@ -96,6 +96,11 @@ class Queries:
                 return None
             rows = connection.execute(_CHAIN, {"run": run_id, "step": run.step - 1}).all()
             return self._saved(connection, rows, run.schema) if rows else self._input(connection, run)
+
+    def get_graph(self, fingerprint: str) -> KeptGraph | None:
+        """Return the graph of runs with this fingerprint."""
+        rows = self._rows(_GRAPH, fingerprint=fingerprint)
+        return KeptGraph(**rows[0]) if rows else None
 
     def status_if_committed(self, position: Position) -> Status | None:
         """The run's status if this very claim has written the step's checkpoint, else None."""
@@ -206,6 +211,7 @@ _QUEUE = (
 _EVENTS = (
     select(events).where(events.c.run_id == _BY_RUN, events.c.id > bindparam("after")).order_by(events.c.id)
 )
+_GRAPH = select(graphs.c.text, graphs.c.seen_at).where(graphs.c.fingerprint == bindparam("fingerprint"))
 _COMMITTED = (
     select(r.status)
     .join(checkpoints, checkpoints.c.run_id == r.run_id)

@@ -3,11 +3,12 @@
 A change here comes with a script in migrations/versions; a test holds the two against each other.
 
 Moments for a human to read are timestamps (ISO 8601 text in SQLite). Moments to count with (`due_at`,
-`wake_at`, `unroutable_at`, `deadline_at`, `used_at`) are seconds since 1970 by the clock of the database,
-so that the same arithmetic works in both databases.
+`wake_at`, `unroutable_at`, `deadline_at`, `used_at`, `seen_at`) are seconds since 1970 by the clock of the
+database, so that the same arithmetic works in both databases.
 
 What `store_json` and `input` hold is told in `engine/history.py`; `blobs` and `input_blobs` list the
 digests of the blobs that they name, a space between two. `pf_blob_uses` says which run needs which blob.
+`flow_hash` names the graph that has led a run to where it stands; `pf_graphs` has it, once for all its runs.
 
 No foreign keys: the rows of a step are written by the one statement that moves its run, so none can
 point nowhere, and the check would cost each step a look-up per row.
@@ -146,6 +147,15 @@ blob_uses = Table(
     Column("digest", Text, primary_key=True),
 )
 Index("pf_blob_uses_digest", blob_uses.c.digest)
+
+
+graphs = Table(
+    "pf_graphs",
+    metadata,
+    Column("fingerprint", Text, primary_key=True),
+    Column("text", Text, nullable=False),
+    Column("seen_at", Double, nullable=False),
+)
 
 
 class Now(FunctionElement[float]):

@@ -11,8 +11,8 @@ from typing import Any
 from sqlalchemy import Connection, Executable, FromClause, Row, bindparam, case, func, literal, select
 from sqlalchemy.dialects.sqlite import insert, pysqlite
 
+from pocoflow.db import graph_verbs, sweep_verbs, words
 from pocoflow.db import step_verbs as verbs
-from pocoflow.db import sweep_verbs, words
 from pocoflow.db.blob_verbs import keep
 from pocoflow.db.connect import engine_for, write_transaction
 from pocoflow.db.ledger import Moved, Params, SqlLedger
@@ -32,7 +32,7 @@ class SqliteLedger(SqlLedger):
             row = made.execute(_insert_sql(), params).fetchone()
             if row is None:
                 return (False, *made.execute(_known_sql(), params).fetchone())
-            for insert_rows in (_start_history_sql(), *(_keep_sql() if params["p_blobs"] else ())):
+            for insert_rows in (*_start_history_sql(), *(_keep_sql() if params["p_blobs"] else ())):
                 made.execute(insert_rows, params)
             return (True, *row)
 
@@ -119,8 +119,9 @@ def _known_sql() -> str:
 
 
 @cache
-def _start_history_sql() -> str:
-    return compiled(verbs.start_history(_this_run()), _DIALECT)
+def _start_history_sql() -> tuple[str, ...]:
+    history = (verbs.start_history(_this_run()), graph_verbs.keep(insert, _this_run()))
+    return tuple(compiled(part, _DIALECT) for part in history)
 
 
 @cache
@@ -169,7 +170,9 @@ def _keep_sql() -> tuple[str, ...]:
 @cache
 def _change_sql(change: verbs.Change) -> tuple[str, ...]:
     """The update, then one statement for each kind of history."""
-    return tuple(compiled(part, _DIALECT) for part in (change.update, *change.history(_this_run())))
+    graph = (graph_verbs.keep(insert, _this_run()),) if change.graph else ()
+    parts = (change.update, *change.history(_this_run()), *graph)
+    return tuple(compiled(part, _DIALECT) for part in parts)
 
 
 @cache

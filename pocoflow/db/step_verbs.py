@@ -65,15 +65,20 @@ History = Callable[[FromClause], Sequence[Insert]]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One verb. `history` builds its rows from the run as it is after the update."""
+    """One verb. `history` builds its rows from the run as it is after the update.
+
+    Attributes:
+        graph: Whether the run's graph, parameter `p_graph`, is to be kept along with it.
+    """
 
     update: Update
     history: History
+    graph: bool = False
 
 
 # The token: only the owner of this very claim may go on. A lease that ran out but that nobody took
 # (status "queued" again, same epoch and owner) still counts, so a long outage throws no work away.
-_held = and_(
+held = and_(
     r.run_id == P_RUN,
     r.step == integer("p_step"),
     r.epoch == bindparam("p_epoch", type_=BigInteger),
@@ -124,7 +129,7 @@ def _commit() -> Change:
     goes_on = and_(then == RUNNING, r.want.is_(None))
     stmt = (
         update(runs)
-        .where(_held)
+        .where(held)
         .values(
             step=r.step + const(1),
             node=func.coalesce(text_("p_next"), r.node),
@@ -165,7 +170,7 @@ def _fail() -> Change:
     holds = and_(then == RUNNING, r.want.is_(None))
     stmt = (
         update(runs)
-        .where(_held, r.attempt == integer("p_attempt"))
+        .where(held, r.attempt == integer("p_attempt"))
         .values(
             status=case((WANTS_CANCEL, CANCELLED), (pauses, PAUSED), else_=then),
             owner=case((holds, r.owner)),
@@ -192,7 +197,7 @@ def _release(done: ColumnElement[bool], **more: Any) -> Change:
     delay = seconds("p_delay_s")
     stmt = (
         update(runs)
-        .where(_held, r.status == RUNNING)
+        .where(held, r.status == RUNNING)
         .values(
             status=case((WANTS_CANCEL, CANCELLED), (done, COMPLETED), (WANTS_PAUSE, PAUSED), else_=QUEUED),
             owner=null(),

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from pocoflow.engine import signals
-from pocoflow.engine.advance import advance, fail, give_back
+from pocoflow.engine.advance import advance, fail, give_back, where_given_back
+from pocoflow.engine.changes import adopt, is_same
 from pocoflow.engine.graph import Definition
 from pocoflow.engine.history import Trail
 from pocoflow.engine.owner import new_owner
 from pocoflow.engine.placing import place
 from pocoflow.engine.ports import Dispatcher, Ports
-from pocoflow.engine.records import Claim, Continue, Finish, Hint, Outcome, Position, Status
+from pocoflow.engine.records import Claim, Continue, Fenced, Finish, Hint, Outcome, Position, Status
+from pocoflow.engine.step import describe
 from pocoflow.engine.timing import CROWD
 from pocoflow.errors import (
     BrokerError,
+    FlowChangedError,
     SecretKeyError,
     StoreSerializationError,
     UnknownFlowError,
@@ -30,11 +33,11 @@ SHORT_DELAY_S = 1.0
 STREAK_S = 1.0
 UNROUTABLE_RETRY_S = 1.0
 HAND_ON_CHANCE = 0.75
-# What this process lacks, and another may have.
-_LACKING: dict[type[Exception], str] = {
-    UnknownFlowError: "flow unknown here, step given back",
-    UnregisteredTypeError: "type unknown here, step given back",
-    SecretKeyError: "no key here for a secret, step given back",
+_UNFIT: Mapping[type[Exception], str] = {
+    UnknownFlowError: "flow unknown here",
+    FlowChangedError: "flow changed here",
+    UnregisteredTypeError: "type unknown here",
+    SecretKeyError: "no key here for a secret",
 }
 
 
@@ -54,7 +57,8 @@ def deliver(
     Args:
         find_flow: Raises UnknownFlowError for a flow that this worker does not have.
         worker: Name of this process; begins the owner token and stands in the event log.
-        unroutable_s: Seconds after which a step whose flow no worker knows fails its run.
+        unroutable_s: Seconds after which a step that no worker can execute fails its run, or pauses it if
+            that is because the graph has changed; 0 where there is no other worker.
 
     Returns:
         Where the run went; None when there was nothing to execute, or this worker cannot.
@@ -109,13 +113,17 @@ def _move(
     position = claim.position
     try:
         flow = find_flow(position)
+        if not is_same(position, flow.graph):
+            in_time = not _is_too_late(position, unroutable_s)
+            if not adopt(position, flow.graph, ports.ledger, in_time=in_time):
+                return Fenced(position.run_id, position.step)
         trail = Trail.load(claim.saved)
         store = trail.store(position.flow_name)
         if position.stands is not None:
             return place(position, store, flow=flow, ports=ports)
         return _run_streak(position, store, trail, flow=flow, ports=ports)
-    except tuple(_LACKING) as unknown:
-        return _give_back_unknown(position, unknown, ports=ports, unroutable_s=unroutable_s)
+    except tuple(_UNFIT) as unfit:
+        return _leave_to_others(position, unfit, ports=ports, unroutable_s=unroutable_s)
     except (StoreSerializationError, MemoryError) as unfit:
         return fail(position, unfit, ports=ports)
     except (SystemExit, KeyboardInterrupt):
@@ -149,20 +157,29 @@ def _cancel_recorded(position: Position, ports: Ports) -> bool:
     return ports.ledger.heartbeat([position]).get(position.run_id, "cancel") == "cancel"
 
 
-def _give_back_unknown(
-    position: Position, unknown: Exception, *, ports: Ports, unroutable_s: float
+def _is_too_late(position: Position, unroutable_s: float) -> bool:
+    """Whether no worker that can execute the step has come in time."""
+    return (position.unroutable_s or 0.0) >= unroutable_s
+
+
+def _leave_to_others(
+    position: Position, unfit: Exception, *, ports: Ports, unroutable_s: float
 ) -> Outcome | None:
-    if position.unroutable_s is not None and position.unroutable_s >= unroutable_s:
-        return fail(position, unknown, ports=ports)
+    """Give back a step that cannot be executed here; when it is too late for that, stop its run."""
+    too_late, changed = _is_too_late(position, unroutable_s), isinstance(unfit, FlowChangedError)
+    if too_late and not changed:
+        return fail(position, unfit, ports=ports)
     log_event(
         log,
-        _LACKING[type(unknown)],
+        f"{_UNFIT[type(unfit)]}, {'run paused' if too_late else 'step given back'}",
         level=WARNING,
         run_id=position.run_id,
         step=position.step,
         flow=position.flow_name,
-        error=str(unknown),
+        error=str(unfit),
     )
+    if too_late:
+        return where_given_back(position, ports.ledger.strand(position, describe(unfit)))
     # Mostly hand it on at once: where one worker of several knows the flow, waiting each time would add up.
     # Now and then wait: where none does, they would hand it round without end.
     hand_on = random.random() < HAND_ON_CHANCE

@@ -29,11 +29,13 @@ class Graph:
     to the node, else its class name, with `#2`, `#3` ... for further nodes of one class in the order in
     which they are met breadth first.
 
+    `text` says in JSON what follows what, and nothing of what nodes do; `fingerprint` is its hash.
+
     Raises:
         DefinitionError: Two nodes were given the same name, or a node has a setting that cannot work.
     """
 
-    __slots__ = ("_ids", "edges", "fingerprint", "nodes", "start")
+    __slots__ = ("_ids", "edges", "fingerprint", "nodes", "start", "text")
 
     def __init__(self, start: Node) -> None:
         found = _reachable(start)
@@ -47,7 +49,8 @@ class Graph:
             }
         )
         self.start = names[0]
-        self.fingerprint = _fingerprint(self)
+        self.text = _described(self)
+        self.fingerprint = hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
     def id_of(self, node: Node | str) -> str:
         """Return the id of a node object of this graph, or check an id.
@@ -62,11 +65,15 @@ class Graph:
 
     def after(self, node: str, action: str) -> str | None:
         """Return the id of the node that follows, or None when the flow ends here."""
-        edges = self.edges[node]
-        following = edges.get(action) or edges.get(WILDCARD_ACTION)
-        if following is None and edges:
+        following = self.following(node, action)
+        if following is None and self.edges[node]:
             log_event(log, "no edge for this action, the flow ends here", node=node, action=action)
         return following
+
+    def following(self, node: str, action: str) -> str | None:
+        """Return what `after` does, without a word in the log."""
+        edges = self.edges[node]
+        return edges.get(action) or edges.get(WILDCARD_ACTION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +177,7 @@ _SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def _fingerprint(graph: Graph) -> str:
-    shape = [
-        (name, f"{type(node).__module__}.{type(node).__qualname__}", sorted(graph.edges[name].items()))
-        for name, node in graph.nodes.items()
-    ]
-    return hashlib.sha256(json.dumps([graph.start, shape]).encode()).hexdigest()[:16]
+def _described(graph: Graph) -> str:
+    # Not the classes of the nodes: those of a script are other ones where its module is imported.
+    edges = {name: dict(following) for name, following in graph.edges.items()}
+    return json.dumps({"start": graph.start, "edges": edges}, sort_keys=True, separators=(",", ":"))

@@ -11,6 +11,7 @@ from pocoflow.engine.records import (
     Failure,
     ForkPoint,
     Hint,
+    KeptGraph,
     Limit,
     NewRun,
     Position,
@@ -59,6 +60,15 @@ class Untracked:
         return Status.PAUSED
 
     def place(self, position: Position, node: str | None, queue: str | None) -> Status | None:
+        return None
+
+    def adopt(self, position: Position, *, graph: str, fingerprint: str) -> Status | None:
+        return Status.RUNNING
+
+    def strand(self, position: Position, why: Failure) -> Status | None:
+        return Status.PAUSED
+
+    def get_graph(self, fingerprint: str) -> KeptGraph | None:
         return None
 
     def interrupt(self, home: str) -> list[str]:

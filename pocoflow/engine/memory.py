@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from math import inf
 
 from pocoflow import codec
@@ -21,6 +22,7 @@ from pocoflow.engine.records import (
     Claim,
     Failure,
     Hint,
+    KeptGraph,
     NewRun,
     Position,
     Started,
@@ -50,6 +52,7 @@ class MemoryLedger(MemoryReads):
         self._max_store_mb = max_store_mb
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._journal = Journal(clock)
+        self._graphs: dict[str, KeptGraph] = {}
 
     def encode(self, store: Store) -> Mapping[str, str]:
         return codec.dump_values(store.as_dict(), max_mb=self._max_store_mb)
@@ -66,6 +69,7 @@ class MemoryLedger(MemoryReads):
             now, held = self._clock.now(), run.owner is not None
             self._runs[run.run_id] = row = MemoryRun.begun(run, now, self._journal.timestamp())
             self._blobs.keep(run.run_id, run.input)
+            self._keep_graph(run.flow_hash, run.graph)
             row.wake_by(now + (self._timing.lease_s if held else self._timing.grace_s))
             forked = None if run.parent_run_id is None else "fork"
             self._journal.run(row, "flow_start", step=None, node=run.node, action=forked)
@@ -86,6 +90,7 @@ class MemoryLedger(MemoryReads):
             where = (run_id, row.new.flow_name, step, row.node)
             more = (unroutable_s, row.queue, left_s)
             position = Position(*where, row.epoch, owner, row.attempt, row.crashes, *more)
+            position.flow_hash = row.new.flow_hash
             return Claim(position, self._blobs.saved(row, row.step - 1, self.cipher))
 
     def heartbeat(self, positions: Sequence[Position]) -> Mapping[str, str | None]:
@@ -161,6 +166,30 @@ class MemoryLedger(MemoryReads):
             status = row.unless_wanted(Status.COMPLETED if node is None else Status.QUEUED)
             self._settle(row, status, due_at=self._clock.now(), wait_s=self._timing.grace_s)
             return status
+
+    def adopt(self, position: Position, *, graph: str, fingerprint: str) -> Status | None:
+        with self._lock:
+            row = self._held(position)
+            if row is None or row.status is not Status.RUNNING:
+                return None
+            row.new = replace(row.new, flow_hash=fingerprint)
+            self._keep_graph(fingerprint, graph)
+            if not any((e["event"], e["action"]) == ("flow_changed", fingerprint) for e in row.events):
+                self._journal.step(row, "flow_changed", action=fingerprint)
+            return row.status
+
+    def strand(self, position: Position, why: Failure) -> Status | None:
+        with self._lock:
+            row = self._held(position)
+            if row is None or row.status is not Status.RUNNING:
+                return None
+            row.attempt -= 1
+            self._settle(row, row.unless_wanted(Status.PAUSED), why=None if row.want else why)
+            return row.status
+
+    def get_graph(self, fingerprint: str) -> KeptGraph | None:
+        with self._lock:
+            return self._graphs.get(fingerprint)
 
     def interrupt(self, home: str) -> list[str]:
         with self._lock:
@@ -305,8 +334,9 @@ class MemoryLedger(MemoryReads):
             row.owner = None
         if status is Status.PAUSED:
             row.failure = why
+            interrupted = why is not None and why.error_type == INTERRUPTED
             self._journal.run(
-                row, "run_paused" if why is None else "run_interrupted", error=why and why.message
+                row, "run_interrupted" if interrupted else "run_paused", error=why and why.message
             )
         if status.ended:
             row.completed_at = self._journal.timestamp()
@@ -321,6 +351,10 @@ class MemoryLedger(MemoryReads):
     def _forget(self, run_id: str) -> None:
         del self._ended[run_id]
         self._blobs.forget(self._runs.pop(run_id))
+
+    def _keep_graph(self, fingerprint: str, text: str | None) -> None:
+        if text is not None:
+            self._graphs.setdefault(fingerprint, KeptGraph(text, self._clock.now()))
 
     def _held(self, position: Position) -> MemoryRun | None:
         row = self._runs.get(position.run_id)

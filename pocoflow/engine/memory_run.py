@@ -119,6 +119,7 @@ class MemoryRun:
             owner=self.owner,
             home=self.home,
             stands=None,
+            flow_hash=self.new.flow_hash,
             created_at=self.created_at,
             parent_run_id=self.new.parent_run_id,
             parent_step=self.new.parent_step,

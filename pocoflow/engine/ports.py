@@ -9,11 +9,12 @@ from typing import Protocol, TypedDict
 from pocoflow.engine.history import Saved
 from pocoflow.engine.records import (
     ENDED,
-    INTERRUPTED,
+    STRANDED,
     Claim,
     Failure,
     ForkPoint,
     Hint,
+    KeptGraph,
     Limit,
     NewRun,
     Position,
@@ -63,14 +64,15 @@ class RunRow(Standing):
     owner: str | None
     home: str | None
     stands: str | None
+    flow_hash: str | None
     created_at: str
     parent_run_id: str | None
     parent_step: int | None
 
 
 def is_settled(row: Standing) -> bool:
-    """Whether nothing more happens to the run by itself: it has ended or was interrupted."""
-    return row["status"] in ENDED or (row["status"] == Status.PAUSED and row["error_type"] == INTERRUPTED)
+    """Whether nothing more happens to the run, and nobody wanted it to rest: it has ended or is stranded."""
+    return row["status"] in ENDED or (row["status"] == Status.PAUSED and row["error_type"] in STRANDED)
 
 
 class EventRow(TypedDict):
@@ -147,6 +149,18 @@ class Ledger(Protocol):
 
         A try is not counted. When the answer is lost, a sweep finds the step.
         """
+        ...
+
+    def adopt(self, position: Position, *, graph: str, fingerprint: str) -> Status | None:
+        """Let the run go on with this graph; one event says so, however often graphs change to and fro."""
+        ...
+
+    def strand(self, position: Position, why: Failure) -> Status | None:
+        """Give a step back and pause its run, unless it was to be cancelled; a try is not counted."""
+        ...
+
+    def get_graph(self, fingerprint: str) -> KeptGraph | None:
+        """Return the graph of runs with this fingerprint; None if no run here has come with it."""
         ...
 
     def interrupt(self, home: str) -> list[str]:

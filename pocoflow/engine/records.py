@@ -73,6 +73,9 @@ def no_store(run_id: str, status: Status) -> InvalidTransitionError:
 INTERRUPTED = "RunInterruptedError"
 POISON = "PoisonStepError"
 OVERDUE = "RunTimeoutError"
+FLOW_CHANGED = "FlowChangedError"
+# Why a run may be paused without anybody's wish: it waits for somebody to let it go on.
+STRANDED = frozenset({INTERRUPTED, FLOW_CHANGED})
 # Not a home: the run stays in the one that it has.
 SAME_HOME = "same"
 
@@ -91,6 +94,7 @@ class NewRun:
         schema: That of the store, as text; None if it has none.
         parent_run_id: The run of which this is a fork, if it is one.
         parent_step: The step of that run after which it goes on; -1 is before the first.
+        graph: `Graph.text`, of which `flow_hash` is the fingerprint; None where the ledger has it already.
     """
 
     run_id: str
@@ -107,6 +111,7 @@ class NewRun:
     schema: str | None = None
     parent_run_id: str | None = None
     parent_step: int | None = None
+    graph: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +133,19 @@ class ForkPoint:
     queue: str | None
     saved: Saved
     timeout_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptGraph:
+    """A graph that a run was started with or has gone on with.
+
+    Attributes:
+        text: `Graph.text`.
+        seen_at: When the first run came with it, in seconds since 1970.
+    """
+
+    text: str
+    seen_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +174,7 @@ class Position:
         queue: Where hints for this step go; None is the default queue.
         left_s: Seconds that the run had left when the step was claimed; None for any time.
         stands: How a run of PocoFlow 0.2 stands to `node`, until `placing` has found the node of this step.
+        flow_hash: Fingerprint of the graph that has led the run here; None where nobody kept it.
     """
 
     run_id: str
@@ -170,6 +189,7 @@ class Position:
     queue: str | None = None
     left_s: float | None = None
     stands: str | None = None
+    flow_hash: str | None = None
 
     @property
     def tries(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pocoflow.engine.history import Saved, Trail
 from pocoflow.engine.identity import canonical, require_same
 from pocoflow.engine.ports import Ledger
-from pocoflow.engine.records import INTERRUPTED, Hint, NewRun, Started, Status
+from pocoflow.engine.records import STRANDED, Hint, NewRun, Started, Status
 from pocoflow.errors import InvalidTransitionError, RunConflictError
 
 
@@ -15,7 +15,7 @@ def go_on(new: NewRun, known: Started, ledger: Ledger) -> Hint | None:
         _refuse_other_store(new, ledger)
     else:
         require_same(new, known)
-    if known.status is not Status.PAUSED or known.error_type != INTERRUPTED:
+    if known.status is not Status.PAUSED or known.error_type not in STRANDED:
         return None
     try:
         return ledger.resume(new.run_id, home=new.home)

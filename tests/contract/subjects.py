@@ -19,7 +19,7 @@ from sqlalchemy import delete, select, text, update
 from pocoflow.db.connect import database_url, engine_for
 from pocoflow.db.ledger import SqlLedger
 from pocoflow.db.postgres import PostgresLedger
-from pocoflow.db.schema import Now, metadata, runs
+from pocoflow.db.schema import Now, graphs, metadata, runs
 from pocoflow.db.sqlite import SqliteLedger
 from pocoflow.engine.memory import MemoryLedger
 from pocoflow.engine.ports import Ledger
@@ -139,6 +139,7 @@ class SqlSubject(Subject):
     def pass_time(self, seconds: float) -> None:
         moments = (runs.c.due_at, runs.c.wake_at, runs.c.unroutable_at, runs.c.deadline_at)
         self._execute(update(runs).values({moment: moment - seconds for moment in moments}))
+        self._execute(update(graphs).values(seen_at=graphs.c.seen_at - seconds))
 
     def counters(self, run_id: str) -> Counters:
         r, now = runs.c, Now()
@@ -158,6 +159,7 @@ class SqlSubject(Subject):
     def wipe(self) -> None:
         for table in metadata.tables.values():
             self._execute(delete(table))
+        self.ledger._graphs.clear()
 
     @property
     def file(self) -> Path:

@@ -107,7 +107,7 @@ def test_a_claim_hands_over_the_step_with_its_input_and_schema(ledger: Ledger) -
     claim = ledger.claim(RUN, 0, owner=owner)
 
     assert claim is not None
-    assert claim.position == Position(RUN, "flow", 0, "A", 1, owner)
+    assert claim.position == Position(RUN, "flow", 0, "A", 1, owner, flow_hash="hash")
     assert claim.saved == whole(INPUT, "schema")
     assert facts(ledger, "status", "owner", "attempt") == ("running", owner, 1)
 

@@ -70,7 +70,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.model.claim(run_id, run.step, owner)
         assert claim is not None
         where = (run_id, "flow", run.step, f"node {run.step}", run.epoch, owner, run.attempt, run.crashes)
-        assert replace(claim.position, unroutable_s=None) == Position(*where)
+        assert replace(claim.position, unroutable_s=None) == Position(*where, flow_hash="hash")
         assert claim.position.unroutable_s == _near(run.unroutable, lambda since: self.model.now - since)
         assert claim.saved == whole(INPUT if run.step == 0 else f'{{"step":{run.step - 1}}}')
         self.tokens.append(claim.position)

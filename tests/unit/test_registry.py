@@ -172,13 +172,6 @@ def test_a_worker_without_any_module_says_so() -> None:
         Registry([]).find(at("omega"))
 
 
-def test_a_flow_that_lacks_the_node_of_the_run_is_refused_with_the_node(module: Write) -> None:
-    module("one", 'flow = Flow(start=Work(), flow_name="alpha")')
-
-    with pytest.raises(UnknownFlowError, match="the flow 'alpha' of the workers has no node 'Gone'"):
-        Registry(["one"]).find(at("alpha", node="Gone"))
-
-
 def test_the_queues_that_nodes_name_are_known(module: Write) -> None:
     module(
         "one",

@@ -34,6 +34,7 @@ def upgrade() -> None:
     events, checkpoints, runs = _make_events(), _make_checkpoints(), _make_runs()
     report = op.get_context().opts["report"] or (lambda done, total: None)
     _make_blobs()
+    _make_graphs()
     carry_over(op.get_bind(), runs=runs, checkpoints=checkpoints, events=events, report=report)
     for name in _TABLES:
         op.drop_table(f"{name}_0_2")
@@ -138,3 +139,12 @@ def _make_blobs() -> None:
         Column("digest", Text, primary_key=True),
     )
     op.create_index("pf_blob_uses_digest", "pf_blob_uses", ["digest"])
+
+
+def _make_graphs() -> None:
+    op.create_table(
+        "pf_graphs",
+        Column("fingerprint", Text, primary_key=True),
+        Column("text", Text, nullable=False),
+        Column("seen_at", Double, nullable=False),
+    )
