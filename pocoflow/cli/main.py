@@ -12,6 +12,7 @@ from pocoflow.errors import PocoFlowError
 
 _COMMANDS = {
     "chaos": ("pocoflow.cli.chaos", "Kill the worker everywhere in a flow, and see what comes out."),
+    "check": ("pocoflow.cli.check", "Name the runs under way that new code could not go on with."),
     "config": ("pocoflow.cli.config", "Show every setting and its value, passwords masked."),
     "prune": ("pocoflow.cli.prune", "Delete runs that ended long ago."),
     "db": ("pocoflow.cli.db", "Look after the database: check what it holds, upgrade its tables."),
