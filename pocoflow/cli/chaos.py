@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TextIO
 from uuid import uuid4
 
 import click
 from rich.console import Console
 
-from pocoflow.cli import chaos_view
+from pocoflow.cli import chaos_view, targets
 from pocoflow.cli.chaos_runs import RUN_PREFIX, Arena, arena
 from pocoflow.cli.chaos_verdict import KILL_POINTS, USUAL_POINTS, Baseline, Case, Report
-from pocoflow.errors import DefinitionError, PocoFlowError
+from pocoflow.cli.targets import CannotTellError, errors_cannot_tell
+from pocoflow.errors import DefinitionError
 from pocoflow.flow import Flow
-from pocoflow.registry import Registry, is_flow_factory
+from pocoflow.registry import Registry
 
-SOME_DIFFERENCE, CANNOT_TELL = 1, 2
+SOME_DIFFERENCE = 1
 LONGEST_SPEC = 120_000  # Linux takes 128 KiB in one variable
 WIDTH = 110  # of a table that goes to a file
-
-
-class CannotTellError(click.ClickException):
-    """There is no result; not to be taken for a difference."""
-
-    exit_code = CANNOT_TELL
 
 
 @click.command()
@@ -68,7 +59,7 @@ def command(
       pocoflow chaos my_flows:flow --input order.json --points after_exec,after_publish --json
     """
     talk = Console(stderr=True)
-    with _errors_cannot_tell():
+    with errors_cannot_tell():
         chosen, data = _chosen(points), _read(source)
         module, flow, queues = _load(target)
         with arena(
@@ -125,25 +116,7 @@ def _show(report: Report) -> None:
 
 def _load(target: str) -> tuple[str, Flow, list[str]]:
     """Return module, flow, and the queues that its nodes name."""
-    module, _, name = target.partition(":")
-    if not module or not name:
-        raise click.UsageError(f"{target!r} is not MODULE:FLOW, such as my_flows:flow")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        found = importlib.import_module(module)
-        flow = getattr(found, name, None)
-        if is_flow_factory(flow):
-            flow = flow()
-    except Exception as exc:  # the user's code: whatever it raises, there is nothing to examine
-        raise CannotTellError(
-            f"{target} cannot be loaded from {os.getcwd()}: {type(exc).__name__}: {exc}"
-        ) from exc
-    if not isinstance(flow, Flow):
-        flows = [
-            key for key, value in vars(found).items() if isinstance(value, Flow) or is_flow_factory(value)
-        ]
-        raise DefinitionError(f"{module!r} has no flow {name!r}: it has {', '.join(flows) or 'none'}")
+    module, flow = targets.load(target)
     known = Registry((module,))
     if flow.flow_name not in known.names:
         raise DefinitionError(
@@ -174,13 +147,3 @@ def _read(source: TextIO | None) -> dict[str, Any]:
             f"--input {source.name} holds a {type(data).__name__}, a JSON object is needed"
         )
     return data
-
-
-@contextmanager
-def _errors_cannot_tell() -> Iterator[None]:
-    try:
-        yield
-    except PocoFlowError as exc:
-        raise CannotTellError(str(exc)) from exc
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None

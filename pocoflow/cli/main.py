@@ -12,6 +12,7 @@ from pocoflow.errors import PocoFlowError
 
 _COMMANDS = {
     "chaos": ("pocoflow.cli.chaos", "Kill the worker everywhere in a flow, and see what comes out."),
+    "check": ("pocoflow.cli.check", "Name the runs under way that new code could not go on with."),
     "config": ("pocoflow.cli.config", "Show every setting and its value, passwords masked."),
     "db": ("pocoflow.cli.db", "Look after the database: check what it holds, upgrade its tables."),
     "export": ("pocoflow.cli.export_run", "Write a run with its whole history into a file."),
