@@ -24,7 +24,6 @@ from pocoflow.db.prune import prune_some
 from pocoflow.db.queries import Queries, sightings
 from pocoflow.engine.history import Saved
 from pocoflow.engine.owner import worker_of
-from pocoflow.engine.ports import EventRow, RunRow, Sighting
 from pocoflow.engine.records import (
     LIVE,
     SAME_HOME,
@@ -42,6 +41,7 @@ from pocoflow.engine.records import (
     no_store,
     refusal,
 )
+from pocoflow.engine.rows import EventRow, RunRow, Sighting
 from pocoflow.engine.secrecy import Cipher
 from pocoflow.engine.timing import Retention, Timing
 from pocoflow.errors import CheckpointNotFoundError, RunNotFoundError

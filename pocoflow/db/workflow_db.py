@@ -17,8 +17,8 @@ from pocoflow.db.schema import checkpoints, events, runs
 from pocoflow.db.words import STAMP
 from pocoflow.engine.diff import StoreDiff, diff
 from pocoflow.engine.history import Trail
-from pocoflow.engine.ports import EventRow, RunRow
 from pocoflow.engine.records import Status
+from pocoflow.engine.rows import EventRow, RunRow
 from pocoflow.errors import CheckpointNotFoundError, DatabaseError, RunNotFoundError, SecretKeyError
 from pocoflow.store import Store
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from pocoflow.engine.history import Saved
 from pocoflow.engine.memory_run import Blobs, MemoryRun
-from pocoflow.engine.ports import EventRow, RunRow, Sighting
 from pocoflow.engine.records import ForkPoint
+from pocoflow.engine.rows import EventRow, RunRow, Sighting
 from pocoflow.engine.secrecy import Cipher
 from pocoflow.errors import CheckpointNotFoundError, RunNotFoundError
 

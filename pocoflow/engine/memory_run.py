@@ -9,8 +9,9 @@ from typing import Any
 
 from pocoflow.engine.history import Checkpoint, Saved
 from pocoflow.engine.owner import worker_of
-from pocoflow.engine.ports import Clock, EventRow, RunRow, Sighting
+from pocoflow.engine.ports import Clock
 from pocoflow.engine.records import Failure, ForkPoint, NewRun, Status
+from pocoflow.engine.rows import EventRow, RunRow, Sighting
 from pocoflow.engine.secrecy import Cipher
 
 
