@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Row
 from sqlalchemy.engine import URL
 
 from pocoflow import codec
-from pocoflow.db import blob_verbs, graph_verbs, sweep_verbs
+from pocoflow.db import blob_verbs, graph_verbs, run_verbs, sweep_verbs
 from pocoflow.db import step_verbs as verbs
 from pocoflow.db.connect import engine_for, shown, translated, with_retry
 from pocoflow.db.prune import prune_some
@@ -212,12 +212,12 @@ class SqlLedger(ABC):
         return [row.run_id for row in rows]
 
     def cancel(self, run_id: str, *, force: bool = False) -> Status:
-        change = verbs.CANCEL_AT_ONCE if force else verbs.CANCEL
+        change = run_verbs.CANCEL_AT_ONCE if force else run_verbs.CANCEL
         row, _ = self._try(lambda: self._change(change, {"p_run": run_id}))
         return Status(row.status) if row is not None else Status(self._known(run_id)["status"])
 
     def pause(self, run_id: str) -> Status:
-        row, _ = self._try(lambda: self._change(verbs.PAUSE, {"p_run": run_id}))
+        row, _ = self._try(lambda: self._change(run_verbs.PAUSE, {"p_run": run_id}))
         status = Status(row.status) if row is not None else Status(self._known(run_id)["status"])
         if status.ended:
             raise refusal(run_id, status, "paused")
@@ -229,7 +229,7 @@ class SqlLedger(ABC):
             "p_home": home,
             "p_wait_s": 0.0 if home == SAME_HOME else self._timing.grace_s,
         }
-        row, tried = self._try(lambda: self._change(verbs.RESUME, params))
+        row, tried = self._try(lambda: self._change(run_verbs.RESUME, params))
         if row is not None:
             return Hint(row.run_id, row.step, row.queue) if row.status == Status.QUEUED else None
         known = self._known(run_id)
