@@ -19,7 +19,8 @@ from sqlalchemy.engine import URL
 from pocoflow import codec
 from pocoflow.db import blob_verbs, graph_verbs, run_verbs, sweep_verbs
 from pocoflow.db import step_verbs as verbs
-from pocoflow.db.connect import engine_for, shown, translated, with_retry
+from pocoflow.db.connect import engine_for
+from pocoflow.db.failures import shown, translated, with_retry
 from pocoflow.db.prune import prune_some
 from pocoflow.db.queries import Queries, sightings
 from pocoflow.engine.history import Saved

@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import Connection, insert, update
 
 from pocoflow import codec
-from pocoflow.db.connect import database_url, engine_for, shown, translated, write_transaction
+from pocoflow.db.connect import database_url, engine_for, write_transaction
+from pocoflow.db.failures import shown, translated
 from pocoflow.db.queries import Queries
 from pocoflow.db.run_transfer import export_run, import_run
 from pocoflow.db.schema import checkpoints, events, runs
