@@ -14,8 +14,8 @@ from pocoflow.engine.deliver import send
 from pocoflow.engine.fork import REMOVE, fork_of
 from pocoflow.engine.identity import require_same
 from pocoflow.engine.owner import worker_of
-from pocoflow.engine.ports import RunRow, is_settled
 from pocoflow.engine.records import SAME_HOME, STOPPED, Hint, Status
+from pocoflow.engine.rows import RunRow, is_settled
 from pocoflow.errors import InvalidTransitionError, RunNotFoundError, UnknownFlowError
 from pocoflow.logging import get_logger, log_event
 from pocoflow.runner import RunHandle

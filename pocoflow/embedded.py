@@ -29,9 +29,10 @@ from pocoflow.dispatch import make_dispatcher
 from pocoflow.engine.deliver import crowded_queues, deliver
 from pocoflow.engine.faults import Deliver, Faults
 from pocoflow.engine.graph import Definition
-from pocoflow.engine.ports import Ledger, Ports, is_settled
+from pocoflow.engine.ports import Ledger, Ports
 from pocoflow.engine.prune import Pruner
 from pocoflow.engine.records import Continue, Finish, Hint, Outcome, Status
+from pocoflow.engine.rows import is_settled
 from pocoflow.errors import BrokerError, DatabaseError, InvalidTransitionError
 from pocoflow.logging import ERROR, get_logger, log_event
 from pocoflow.settings import Settings

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from math import inf
 
 from pocoflow.engine.history import Trail
-from pocoflow.engine.ports import Clock, ControlFlags, EventRow, Ledger, RunRow, Standing, is_settled
+from pocoflow.engine.ports import Clock, ControlFlags, Ledger
 from pocoflow.engine.records import FLOW_CHANGED, OVERDUE, POISON, Status
+from pocoflow.engine.rows import EventRow, RunRow, Standing, is_settled
 from pocoflow.engine.waiting import FIRST_PAUSE_S, LONGEST_PAUSE_S, WaitingRoom
 from pocoflow.errors import (
     DatabaseError,

@@ -232,7 +232,8 @@ def preload() -> None:
 
 def database_name(database: str | Path) -> str:
     """How a database is called between processes: its URL without the password."""
-    from pocoflow.db.connect import database_url, shown
+    from pocoflow.db.connect import database_url
+    from pocoflow.db.failures import shown
 
     return shown(database_url(database))
 

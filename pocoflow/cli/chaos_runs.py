@@ -24,7 +24,7 @@ from pocoflow.db.connect import database_url
 from pocoflow.db.fsck import examine
 from pocoflow.db.workflow_db import WorkflowDB
 from pocoflow.engine.effects import EXEC, FAULT, read_effects
-from pocoflow.engine.ports import RunRow
+from pocoflow.engine.rows import RunRow
 from pocoflow.errors import DatabaseError, PocoFlowError, WaitTimeoutError
 from pocoflow.flow import Flow
 from pocoflow.runner import RunHandle

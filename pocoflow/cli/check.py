@@ -14,7 +14,8 @@ from rich.text import Text
 
 from pocoflow.cli import targets
 from pocoflow.cli.targets import errors_cannot_tell
-from pocoflow.db.connect import database_url, shown
+from pocoflow.db.connect import database_url
+from pocoflow.db.failures import shown
 from pocoflow.db.live import LiveRun, live_runs
 from pocoflow.engine.changes import lacks
 from pocoflow.engine.graph import Graph

@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.engine import URL
 
-from pocoflow.db.connect import copy_name, current_revision, database_url, shown
+from pocoflow.db.connect import copy_name, current_revision, database_url
 from pocoflow.db.connect import upgrade as upgrade_tables
+from pocoflow.db.failures import shown
 from pocoflow.db.fsck import INVARIANTS, Report, examine
 from pocoflow.db.version import NEWEST, REVISIONS
 from pocoflow.settings import Settings

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pocoflow.engine.ports import EventRow
+from pocoflow.engine.rows import EventRow
 
 SHOWN_STEPS = 12
 _STYLES = {"node_end": "green", "node_retry": "yellow", "node_error": "bold red", "step_lost": "yellow"}

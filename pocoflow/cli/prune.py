@@ -12,7 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from sqlalchemy.engine import URL
 
 from pocoflow.cli.duration import Duration
-from pocoflow.db.connect import database_url, shown
+from pocoflow.db.connect import database_url
+from pocoflow.db.failures import shown
 from pocoflow.db.prune import Pruned, prune, would_prune
 from pocoflow.engine.timing import Retention
 from pocoflow.settings import Settings

@@ -9,19 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import (
     ArgumentError,
-    DBAPIError,
-    InterfaceError,
     NoSuchModuleError,
-    OperationalError,
-    SQLAlchemyError,
 )
 
+from pocoflow.db.failures import shown, translated, with_retry
 from pocoflow.db.shared_file import refuse_network_file
 from pocoflow.db.version import NEWEST, older, require_newest, revision_of, set_up
 from pocoflow.engine.clock import SystemClock
@@ -34,15 +31,6 @@ MAX_IDLE_WAL_BYTES = 8 << 20
 SETUP_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 _SETUP_LOCK = 0x706F636F
 _DISCREET: dict[str, Any] = {"hide_parameters": True}  # A store is no reading for who looks at a traceback.
-_START_HINT = {
-    "postgresql": "start it (for example: docker compose up -d postgres) or set POCOFLOW_DATABASE_URL",
-    "sqlite": "check that its folder exists and can be written, or set POCOFLOW_DATABASE_URL",
-}
-_READ_ONLY = ("readonly database", "unable to open database file")
-_WRITE_HINT = (
-    "this user must be able to write the file and its folder, also to read it or to upgrade it: copy it to "
-    "where that is so"
-)
 _WRONG_ONE = "nothing has run on it yet, or the runs are in another one"
 
 Report = Callable[[int, int], None]
@@ -50,7 +38,6 @@ Report = Callable[[int, int], None]
 _engines: dict[tuple[URL, int], Engine] = {}
 _lock = threading.Lock()
 
-T = TypeVar("T")
 
 log = get_logger("db")
 
@@ -82,11 +69,6 @@ def database_url(database: str | Path) -> URL:
             f"no support for {url.drivername!r}: use sqlite:///FILE or postgresql+psycopg://..."
         )
     return url
-
-
-def shown(url: URL) -> str:
-    """Return the URL for a human, without any password."""
-    return mask_url(url.render_as_string())
 
 
 def engine_for(url: URL) -> Engine:
@@ -166,38 +148,6 @@ def forget_inherited_engines() -> None:
     for (_, pid), engine in list(_engines.items()):
         if pid != os.getpid():
             engine.dispose(close=False)
-
-
-@contextmanager
-def translated(url: URL) -> Iterator[None]:
-    """Turn the driver's errors into DatabaseError, with the URL but without its password."""
-    try:
-        yield
-    except SQLAlchemyError as exc:
-        hint = _START_HINT[url.get_backend_name()] if is_passing(exc) else "see the cause above"
-        reason = _reason(exc)
-        if any(sign in reason for sign in _READ_ONLY):
-            hint = _WRITE_HINT
-        raise DatabaseError(f"database {shown(url)} failed: {reason}: {hint}") from exc
-    except (UnicodeEncodeError, OverflowError) as exc:  # which drivers raise before they ask the database
-        raise DatabaseError(f"database {shown(url)} cannot take such a value: {exc}") from exc
-
-
-def _reason(exc: SQLAlchemyError) -> str:
-    if not isinstance(exc, DBAPIError) or exc.orig is None:
-        return str(exc)
-    # All that Postgres has to say may quote the row, and with it the store.
-    told = getattr(getattr(exc.orig, "diag", None), "message_primary", None)
-    return str(told or exc.orig).strip()
-
-
-def is_passing(exc: BaseException) -> bool:
-    """Whether a statement failed for a reason that passes: no connection, a lock, a restart, a full disk."""
-    if not isinstance(exc, OperationalError | InterfaceError):
-        return False
-    if isinstance(exc.orig, sqlite3.Error):
-        return any(word in str(exc.orig) for word in ("locked", "busy", "full"))
-    return True
 
 
 def _open(url: URL) -> Engine:
@@ -329,24 +279,3 @@ def write_transaction(connection: Connection) -> Iterator[None]:
         if not sqlite or getattr(connection.connection.driver_connection, "in_transaction", True):
             connection.exec_driver_sql("rollback")
         raise
-
-
-def with_retry(
-    action: Callable[[], T], *, pauses: Iterator[float], sleep: Callable[[float], None]
-) -> tuple[T, bool]:
-    """Run a database action again while the connection is lost, after each of the pauses.
-
-    Returns:
-        What the action returned, and whether it had been tried before: its first try may have taken
-        effect although the answer was lost.
-    """
-    tried = False
-    while True:
-        try:
-            return action(), tried
-        except SQLAlchemyError as exc:
-            pause = next(pauses, None) if is_passing(exc) else None
-            if pause is None:
-                raise
-            tried = True
-            sleep(pause)

@@ -5,35 +5,28 @@ Each public verb is one transaction, safe to repeat: it happens whole or not at 
 
 from __future__ import annotations
 
-import json
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import chain, repeat
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import repeat
 from math import inf
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Row
 from sqlalchemy.engine import URL
 
 from pocoflow import codec
-from pocoflow.db import blob_verbs, graph_verbs, sweep_verbs
+from pocoflow.db import blob_verbs, graph_verbs, run_verbs, sweep_verbs
 from pocoflow.db import step_verbs as verbs
-from pocoflow.db.connect import engine_for, shown, translated, with_retry
+from pocoflow.db.ledger_reads import QUICK_PAUSES_S, LedgerReads
 from pocoflow.db.prune import prune_some
-from pocoflow.db.queries import Queries, sightings
-from pocoflow.engine.history import Saved
 from pocoflow.engine.owner import worker_of
-from pocoflow.engine.ports import EventRow, RunRow, Sighting
 from pocoflow.engine.records import (
     LIVE,
     SAME_HOME,
     STOPPED,
     Claim,
     Failure,
-    ForkPoint,
     Hint,
-    KeptGraph,
     NewRun,
     Position,
     Started,
@@ -44,18 +37,14 @@ from pocoflow.engine.records import (
 )
 from pocoflow.engine.secrecy import Cipher
 from pocoflow.engine.timing import Retention, Timing
-from pocoflow.errors import CheckpointNotFoundError, RunNotFoundError
 from pocoflow.store import Store
 
 Params = dict[str, Any]
-T = TypeVar("T")
-
-QUICK_PAUSES_S = (0.1, 0.3)
 # A finished step waits this long for its database to come back: throwing the work away costs more.
 PATIENT_PAUSES_S = (*QUICK_PAUSES_S, 1.0, *repeat(2.0, 450))
 
 
-class SqlLedger(ABC):
+class SqlLedger(LedgerReads):
     """What both databases share; a subclass says how a verb becomes one transaction.
 
     When a connection breaks, a verb is sent again, although its first try may have gone through with only
@@ -71,18 +60,9 @@ class SqlLedger(ABC):
         max_store_mb: float = inf,
         cipher: Cipher | None = None,
     ) -> None:
-        self.url = url
-        self.cipher = cipher
+        super().__init__(url, sleep=sleep, cipher=cipher)
         self._timing = timing
         self._max_store_mb = max_store_mb
-        self._sleep = sleep
-        self._queries = Queries(self.connection, cipher)
-        self._graphs: dict[str, KeptGraph] = {}
-
-    @contextmanager
-    def connection(self) -> Iterator[Connection]:
-        with engine_for(self.url).connect() as connection:
-            yield connection
 
     def encode(self, store: Store) -> Mapping[str, str]:
         return codec.dump_values(store.as_dict(), max_mb=self._max_store_mb)
@@ -198,26 +178,17 @@ class SqlLedger(ABC):
         row, _ = self._try(lambda: self._change(graph_verbs.STRAND, params))
         return None if row is None else Status(row.status)
 
-    def get_graph(self, fingerprint: str) -> KeptGraph | None:
-        # It never changes, and workers ask for it again and again while they hand on its runs.
-        found = self._graphs.get(fingerprint)
-        if found is None:
-            found = self._try(lambda: self._queries.get_graph(fingerprint))[0]
-            if found is not None:
-                self._graphs[fingerprint] = found
-        return found
-
     def interrupt(self, home: str) -> list[str]:
         rows = self._try(lambda: self._interrupt({"p_home": home}))[0]
         return [row.run_id for row in rows]
 
     def cancel(self, run_id: str, *, force: bool = False) -> Status:
-        change = verbs.CANCEL_AT_ONCE if force else verbs.CANCEL
+        change = run_verbs.CANCEL_AT_ONCE if force else run_verbs.CANCEL
         row, _ = self._try(lambda: self._change(change, {"p_run": run_id}))
         return Status(row.status) if row is not None else Status(self._known(run_id)["status"])
 
     def pause(self, run_id: str) -> Status:
-        row, _ = self._try(lambda: self._change(verbs.PAUSE, {"p_run": run_id}))
+        row, _ = self._try(lambda: self._change(run_verbs.PAUSE, {"p_run": run_id}))
         status = Status(row.status) if row is not None else Status(self._known(run_id)["status"])
         if status.ended:
             raise refusal(run_id, status, "paused")
@@ -229,7 +200,7 @@ class SqlLedger(ABC):
             "p_home": home,
             "p_wait_s": 0.0 if home == SAME_HOME else self._timing.grace_s,
         }
-        row, tried = self._try(lambda: self._change(verbs.RESUME, params))
+        row, tried = self._try(lambda: self._change(run_verbs.RESUME, params))
         if row is not None:
             return Hint(row.run_id, row.step, row.queue) if row.status == Status.QUEUED else None
         known = self._known(run_id)
@@ -260,29 +231,6 @@ class SqlLedger(ABC):
         rows = self._try(lambda: self._all(sweep_verbs.expire(), params))[0]
         return len(rows) > 0
 
-    def get_run(self, run_id: str) -> RunRow | None:
-        return self._try(lambda: self._queries.get_run(run_id))[0]
-
-    def get_changes(self, known: Mapping[str, str]) -> Mapping[str, Sighting | None]:
-        # One id that no database takes would spoil the read of all the others.
-        no_runs = {run_id for run_id, mark in known.items() if not mark and not _can_be_stored(run_id)}
-        asked = json.dumps([pair for pair in known.items() if pair[0] not in no_runs])
-        rows = self._try(lambda: self._changes({"p_known": asked}))[0]
-        return {**dict.fromkeys(no_runs), **sightings(rows)}
-
-    def get_events(self, run_id: str, *, after: int = 0) -> list[EventRow]:
-        return self._try(lambda: self._queries.get_events(run_id, after=after))[0]
-
-    def get_saved(self, run_id: str) -> Saved | None:
-        return self._try(lambda: self._queries.get_saved(run_id))[0]
-
-    def get_fork_point(self, run_id: str, step: int, *, node: str | None = None) -> ForkPoint:
-        self._known(run_id)
-        point = self._try(lambda: self._queries.get_fork_point(run_id, step, node))[0]
-        if point is None:
-            raise CheckpointNotFoundError(f"run {run_id!r} has no checkpoint of step {step}", run_id)
-        return point
-
     def _claimed_before(self, run_id: str, owner: str) -> Claim | None:
         """The claim of an owner that only did not hear of it."""
         row, saved = self.get_run(run_id), self.get_saved(run_id)
@@ -303,20 +251,6 @@ class SqlLedger(ABC):
         )
         return Claim(position, saved)
 
-    def _known(self, run_id: str) -> RunRow:
-        row = self.get_run(run_id)
-        if row is None:
-            raise RunNotFoundError(f"no run {run_id!r} in {shown(self.url)}", run_id)
-        return row
-
-    def _try(self, action: Callable[[], T], pauses_s: Sequence[float] = QUICK_PAUSES_S) -> tuple[T, bool]:
-        with translated(self.url):
-            return with_retry(action, pauses=chain(pauses_s), sleep=self._sleep)
-
-    def _all(self, statement: Any, params: Params) -> Sequence[Row[Any]]:
-        with self.connection() as connection:
-            return connection.execute(statement, params).all()
-
     @abstractmethod
     def _start(self, params: Params) -> Any:
         """Returns (created, status, input_hash, error_type)."""
@@ -328,10 +262,6 @@ class SqlLedger(ABC):
     @abstractmethod
     def _change(self, change: verbs.Change, params: Params) -> Moved | None:
         """Returns the run after the update, or None when the guard did not hold."""
-
-    @abstractmethod
-    def _changes(self, params: Params) -> Sequence[Sequence[Any]]:
-        """Returns the rows of `queries.changes`; `p_known` is a JSON list of pairs."""
 
     @abstractmethod
     def _interrupt(self, params: Params) -> Sequence[Row[Any]]: ...
@@ -349,10 +279,6 @@ class Moved(NamedTuple):
     queue: str | None = None
     # What the history of a verb needs besides; nobody else looks at it.
     more: str | None = None
-
-
-def _can_be_stored(run_id: str) -> bool:
-    return "\0" not in run_id and run_id == run_id.encode(errors="ignore").decode()
 
 
 def _token(position: Position) -> Params:

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert, psycopg
 from sqlalchemy.engine import Dialect
 
-from pocoflow.db import graph_verbs, sweep_verbs, words
+from pocoflow.db import graph_verbs, run_verbs, sweep_verbs, words
 from pocoflow.db import step_verbs as verbs
 from pocoflow.db.blob_verbs import keep
 from pocoflow.db.connect import engine_for
@@ -85,13 +85,13 @@ class PostgresLedger(SqlLedger):
 
 @cache
 def _start_sql(*, keeps: bool) -> str:
-    new = insert(runs).values(**verbs.new_run()).on_conflict_do_nothing().returning(runs).cte("u")
+    new = insert(runs).values(**run_verbs.new_run()).on_conflict_do_nothing().returning(runs).cte("u")
     known = runs.c
     before = select(false(), known.status, known.input_hash, known.error_type).where(
         known.run_id == words.P_RUN, ~select(new.c.run_id).exists()
     )
     graph = graph_verbs.keep(insert, new)
-    history = _ctes(verbs.start_history(new), graph, *(_keep(new) if keeps else ()))
+    history = _ctes(run_verbs.start_history(new), graph, *(_keep(new) if keeps else ()))
     created = select(true(), new.c.status, new.c.input_hash, new.c.error_type)
     return compiled(created.union_all(before).add_cte(*history), _DIALECT)
 

@@ -12,7 +12,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, Table, and_, delete, func, select
 from sqlalchemy.engine import URL
 
-from pocoflow.db.connect import engine_for, translated, write_transaction
+from pocoflow.db.connect import engine_for, write_transaction
+from pocoflow.db.failures import translated
 from pocoflow.db.schema import Timestamp, blob_uses, blobs, checkpoints, events, runs
 from pocoflow.db.words import NOW, const, one_of, r, seconds
 from pocoflow.engine.records import ENDED, Status

@@ -31,8 +31,8 @@ from pocoflow.db.schema import blobs, checkpoints, events, graphs, runs
 from pocoflow.db.words import const
 from pocoflow.engine.history import Saved
 from pocoflow.engine.placing import AT
-from pocoflow.engine.ports import EventRow, RunRow, Sighting, Standing
 from pocoflow.engine.records import ForkPoint, KeptGraph, Position, Status
+from pocoflow.engine.rows import EventRow, RunRow, Sighting, Standing
 from pocoflow.engine.secrecy import Cipher
 
 r = runs.c

@@ -16,7 +16,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from pocoflow import codec
-from pocoflow.db.connect import engine_for, shown, snapshot, translated, write_transaction
+from pocoflow.db.connect import engine_for, snapshot, write_transaction
+from pocoflow.db.failures import shown, translated
 from pocoflow.db.fsck import check
 from pocoflow.db.queries import plain
 from pocoflow.db.run_file import MOMENTS, Row, RunFile, exported, read, write

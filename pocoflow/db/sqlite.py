@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Executable, FromClause, Row, bindparam, case, func, literal, select
 from sqlalchemy.dialects.sqlite import insert, pysqlite
 
-from pocoflow.db import graph_verbs, sweep_verbs, words
+from pocoflow.db import graph_verbs, run_verbs, sweep_verbs, words
 from pocoflow.db import step_verbs as verbs
 from pocoflow.db.blob_verbs import keep
 from pocoflow.db.connect import engine_for, write_transaction
@@ -108,7 +108,7 @@ class SqliteLedger(SqlLedger):
 def _insert_sql() -> str:
     returned = (runs.c.status, runs.c.input_hash, runs.c.error_type)
     return compiled(
-        insert(runs).values(**verbs.new_run()).on_conflict_do_nothing().returning(*returned), _DIALECT
+        insert(runs).values(**run_verbs.new_run()).on_conflict_do_nothing().returning(*returned), _DIALECT
     )
 
 
@@ -120,7 +120,7 @@ def _known_sql() -> str:
 
 @cache
 def _start_history_sql() -> tuple[str, ...]:
-    history = (verbs.start_history(_this_run()), graph_verbs.keep(insert, _this_run()))
+    history = (run_verbs.start_history(_this_run()), graph_verbs.keep(insert, _this_run()))
     return tuple(compiled(part, _DIALECT) for part in history)
 
 

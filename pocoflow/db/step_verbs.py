@@ -1,4 +1,4 @@
-"""The verbs of the step protocol as SQLAlchemy Core expressions, the same for both databases.
+"""The verbs of whoever holds a step, as SQLAlchemy Core expressions, the same for both databases.
 
 A `Change` is a guarded update of one run's row, and the history rows that go with it. How the two become
 one transaction is the ledger's business: one statement in Postgres, a short transaction in SQLite.
@@ -15,13 +15,10 @@ from sqlalchemy import (
     ColumnElement,
     FromClause,
     Insert,
-    Integer,
     Update,
     and_,
     bindparam,
     case,
-    cast,
-    exists,
     false,
     func,
     insert,
@@ -58,7 +55,7 @@ from pocoflow.db.words import (
     text_,
     wake_by,
 )
-from pocoflow.engine.records import ENDED, LIVE, SAME_HOME, STOPPED, Position, Status, before
+from pocoflow.engine.records import ENDED, LIVE, Position, Status, before
 
 History = Callable[[FromClause], Sequence[Insert]]
 
@@ -85,8 +82,8 @@ held = and_(
     r.owner == text_("p_owner"),
     one_of(r.status, LIVE),
 )
-_expected = NOW + seconds("p_wait_s")
-_after = (r.run_id, r.status, r.step)
+expected = NOW + seconds("p_wait_s")
+after = (r.run_id, r.status, r.step)
 
 
 def _commit_history(source: FromClause) -> Sequence[Insert]:
@@ -143,13 +140,13 @@ def _commit() -> Change:
             dispatches=const(1),
             want=null(),
             due_at=NOW,
-            wake_at=case((or_(ends, WANTS_PAUSE), null()), else_=wake_by(_expected)),
+            wake_at=case((or_(ends, WANTS_PAUSE), null()), else_=wake_by(expected)),
             unroutable_at=null(),
             error_type=text_("p_error_type"),
             error_msg=text_("p_error_msg"),
             completed_at=case((ends, STAMP)),
         )
-        .returning(*_after)
+        .returning(*after)
     )
     return Change(stmt, _commit_history)
 
@@ -180,15 +177,15 @@ def _fail() -> Change:
             error_type=case((pauses, null()), else_=text_("p_error_type")),
             error_msg=case((pauses, null()), else_=text_("p_error_msg")),
             due_at=NOW + delay,
-            wake_at=case((or_(ends, pauses), null()), else_=wake_by(_expected + delay)),
+            wake_at=case((or_(ends, pauses), null()), else_=wake_by(expected + delay)),
             completed_at=case((ends, STAMP)),
         )
-        .returning(*_after)
+        .returning(*after)
     )
     return Change(stmt, _fail_history)
 
 
-def _only_stop(source: FromClause) -> Sequence[Insert]:
+def only_stop(source: FromClause) -> Sequence[Insert]:
     return (log(end_event(source), pause_event(source)),)
 
 
@@ -210,7 +207,7 @@ def _release(done: ColumnElement[bool], **more: Any) -> Change:
             due_at=NOW + delay,
             wake_at=case(
                 (or_(r.want.is_not(None), done), null()),
-                else_=wake_by(case((delay > const(0.0), NOW + delay), else_=_expected)),
+                else_=wake_by(case((delay > const(0.0), NOW + delay), else_=expected)),
             ),
             unroutable_at=case(
                 (flag("p_unroutable"), func.coalesce(r.unroutable_at, NOW)), else_=r.unroutable_at
@@ -218,63 +215,9 @@ def _release(done: ColumnElement[bool], **more: Any) -> Change:
             completed_at=case((or_(WANTS_CANCEL, done), STAMP)),
             **more,
         )
-        .returning(*_after)
+        .returning(*after)
     )
-    return Change(stmt, _only_stop)
-
-
-def _unless(keeps: ColumnElement[bool], values: dict[str, Any]) -> dict[str, Any]:
-    """These values, except for a run that keeps what it has."""
-    return {name: case((keeps, r[name]), else_=value) for name, value in values.items()}
-
-
-def _stop(then: Status, want: Any, *, at_once: bool = False, **more: Any) -> Change:
-    """Stop a run that waits; the owner of a running one is asked to, unless it is to stop at once."""
-    asked = false() if at_once else r.status == RUNNING
-    stopped = {"status": const(then.value), "owner": null(), "epoch": r.epoch + const(1), "wake_at": null()}
-    stmt = (
-        update(runs)
-        .where(r.run_id == P_RUN, one_of(r.status, before(then)))
-        .values(want=case((asked, want)), **_unless(asked, {**stopped, **more}))
-        .returning(*_after)
-    )
-    return Change(stmt, _only_stop)
-
-
-def _resume() -> Change:
-    home, overdue = text_("p_home"), r.deadline_at <= NOW
-    goes_on = and_(r.status == RUNNING, WANTS_PAUSE)
-    # PocoFlow 0.2 kept no input, so a run of it that has no checkpoint has nothing to go on from.
-    last = (checkpoints.c.run_id == r.run_id, checkpoints.c.step == r.step - const(1))
-    has_store = or_(r.input.is_not(None), exists().where(*last))
-    # What is left of the delay before a retry is still waited for.
-    early = r.due_at > NOW
-    expected = case((early, r.due_at), else_=_expected)
-    anew = {
-        "status": QUEUED,
-        "home": case((home == const(SAME_HOME), r.home), else_=home),
-        "epoch": r.epoch + const(1),
-        "owner": null(),
-        "attempt": const(0),
-        "crashes": const(0),
-        # Where no hint is sent at once, a sweep sends the first one.
-        "dispatches": case((or_(early, seconds("p_wait_s") <= const(0.0)), const(0)), else_=const(1)),
-        "error_type": null(),
-        "error_msg": null(),
-        "completed_at": null(),
-        "unroutable_at": null(),
-        "due_at": case((early, r.due_at), else_=NOW),
-        "wake_at": case((overdue, expected), else_=wake_by(expected)),
-        # Who lets a run go on whose time is up wants it to go on.
-        "deadline_at": case((overdue, null()), else_=r.deadline_at),
-    }
-    stmt = (
-        update(runs)
-        .where(r.run_id == P_RUN, or_(and_(one_of(r.status, STOPPED), has_store), goes_on))
-        .values(want=null(), **_unless(goes_on, anew))
-        .returning(*_after, r.queue)
-    )
-    return Change(stmt, lambda source: (log(event(source, "run_resumed").where(source.c.status == QUEUED)),))
+    return Change(stmt, only_stop)
 
 
 _computed = {
@@ -296,7 +239,7 @@ CLAIM = (
         owner=text_("p_owner"),
         epoch=r.epoch + const(1),
         attempt=r.attempt + const(1),
-        wake_at=wake_by(_expected),
+        wake_at=wake_by(expected),
         started_at=func.coalesce(r.started_at, STAMP),
     )
     .returning(*POSITION)
@@ -311,7 +254,7 @@ HEARTBEAT = (
     .values(
         status=RUNNING,
         crashes=r.crashes - case((r.status == QUEUED, const(1)), else_=const(0)),
-        wake_at=wake_by(_expected),
+        wake_at=wake_by(expected),
     )
     .returning(r.run_id, r.want)
 )
@@ -320,49 +263,3 @@ FAIL = _fail()
 RELEASE = _release(false())
 _NEXT = text_("p_next")
 PLACE = _release(_NEXT.is_(None), node=func.coalesce(_NEXT, r.node), queue=text_("p_queue"), stands=null())
-CANCEL = _stop(Status.CANCELLED, const("cancel"), completed_at=STAMP)
-CANCEL_AT_ONCE = _stop(Status.CANCELLED, null(), at_once=True, completed_at=STAMP)
-# A cancel that was asked for stays.
-PAUSE = _stop(Status.PAUSED, func.coalesce(r.want, const("pause")), error_type=null(), error_msg=null())
-RESUME = _resume()
-
-
-def new_run() -> dict[str, Any]:
-    """The row of a run that begins; `p_owner` null makes it wait for a worker."""
-    held = text_("p_owner").is_not(None)
-    wait_s, timeout_s = seconds("p_wait_s"), seconds("p_timeout_s")
-    return {
-        "run_id": P_RUN,
-        "flow_name": text_("p_flow"),
-        "flow_hash": text_("p_hash"),
-        "status": case((held, RUNNING), else_=QUEUED),
-        "step": const(0),
-        "node": text_("p_node"),
-        "queue": text_("p_queue"),
-        "home": text_("p_home"),
-        "owner": text_("p_owner"),
-        "epoch": case((held, const(1)), else_=const(0)),
-        "attempt": case((held, const(1)), else_=const(0)),
-        "crashes": const(0),
-        "dispatches": const(1),
-        "due_at": NOW,
-        "wake_at": NOW + case((timeout_s < wait_s, timeout_s), else_=wait_s),
-        "deadline_at": NOW + timeout_s,
-        "timeout_s": timeout_s,
-        "parent_run_id": text_("p_parent"),
-        "parent_step": integer("p_parent_step"),
-        "first_node": text_("p_node"),
-        "first_queue": text_("p_queue"),
-        "input": text_("p_text"),
-        "input_blobs": text_("p_named"),
-        "input_hash": text_("p_input_hash"),
-        "schema": text_("p_schema"),
-        "created_at": STAMP,
-        "started_at": case((held, STAMP)),
-    }
-
-
-def start_history(source: FromClause) -> Insert:
-    forked = case((text_("p_parent").is_not(None), const("fork")))
-    start = event(source, "flow_start", step=cast(null(), Integer), node_name=text_("p_node"), action=forked)
-    return log(start)

@@ -10,15 +10,16 @@ from typing import Any
 from sqlalchemy import Connection, insert, update
 
 from pocoflow import codec
-from pocoflow.db.connect import database_url, engine_for, shown, translated, write_transaction
+from pocoflow.db.connect import database_url, engine_for, write_transaction
+from pocoflow.db.failures import shown, translated
 from pocoflow.db.queries import Queries
 from pocoflow.db.run_transfer import export_run, import_run
 from pocoflow.db.schema import checkpoints, events, runs
 from pocoflow.db.words import STAMP
 from pocoflow.engine.diff import StoreDiff, diff
 from pocoflow.engine.history import Trail
-from pocoflow.engine.ports import EventRow, RunRow
 from pocoflow.engine.records import Status
+from pocoflow.engine.rows import EventRow, RunRow
 from pocoflow.errors import CheckpointNotFoundError, DatabaseError, RunNotFoundError, SecretKeyError
 from pocoflow.store import Store
 

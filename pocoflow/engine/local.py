@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from pocoflow.engine.history import Saved
-from pocoflow.engine.ports import EventRow, RunRow, Sighting
 from pocoflow.engine.records import (
     Claim,
     Failure,
@@ -19,6 +18,7 @@ from pocoflow.engine.records import (
     Status,
     StepRecord,
 )
+from pocoflow.engine.rows import EventRow, RunRow, Sighting
 from pocoflow.engine.secrecy import InClear
 from pocoflow.engine.timing import Retention
 from pocoflow.errors import RunNotFoundError

@@ -32,7 +32,7 @@ from pocoflow.engine.records import (
     refusal,
 )
 from pocoflow.engine.secrecy import Cipher, InClear
-from pocoflow.engine.timing import CROWD_PATIENCE_S, OVERDUE_S, Retention, Timing
+from pocoflow.engine.timing import OVERDUE_S, Retention, Timing
 from pocoflow.engine.wording import INTERRUPTED_TEXT, OVERDUE_TEXT, POISON_TEXT
 from pocoflow.store import Store
 
@@ -52,7 +52,6 @@ class MemoryLedger(MemoryReads):
         self._max_store_mb = max_store_mb
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._journal = Journal(clock)
-        self._graphs: dict[str, KeptGraph] = {}
 
     def encode(self, store: Store) -> Mapping[str, str]:
         return codec.dump_values(store.as_dict(), max_mb=self._max_store_mb)
@@ -187,10 +186,6 @@ class MemoryLedger(MemoryReads):
             self._settle(row, row.unless_wanted(Status.PAUSED), why=None if row.want else why)
             return row.status
 
-    def get_graph(self, fingerprint: str) -> KeptGraph | None:
-        with self._lock:
-            return self._graphs.get(fingerprint)
-
     def interrupt(self, home: str) -> list[str]:
         with self._lock:
             mine = [row for row in self._runs.values() if row.home == home and row.wake_at is not None]
@@ -245,7 +240,11 @@ class MemoryLedger(MemoryReads):
     def sweep(self, *, home: str | None = None, crowded: Collection[str | None] = ()) -> list[Hint]:
         with self._lock:
             hints = []
-            for row in [row for row in self._runs.values() if self._is_due(row, home, crowded)]:
+            for row in [
+                row
+                for row in self._runs.values()
+                if row.is_due(self._clock.now(), self._timing, home, crowded)
+            ]:
                 self._wake(row, home)
                 if row.status is Status.QUEUED:
                     hints.append(Hint(row.new.run_id, row.step, row.queue))
@@ -272,16 +271,6 @@ class MemoryLedger(MemoryReads):
                 row.wake_at = self._clock.now() - OVERDUE_S
                 row.due_at = min(row.due_at, row.wake_at)  # nothing is to be looked at before it is due
             return held or hinted
-
-    def _is_due(self, row: MemoryRun, home: str | None, crowded: Collection[str | None]) -> bool:
-        """Whether it is overdue, or so long overdue that its home must have gone."""
-        if row.wake_at is None or (row.home is None and home is not None):
-            return False
-        patience_s = 0.0 if row.home == home else self._timing.lease_s
-        in_crowd = row.status is Status.QUEUED and row.dispatches > 0 and row.queue in crowded
-        if in_crowd and not row.is_overdue(self._clock.now()):
-            patience_s = max(patience_s, CROWD_PATIENCE_S)
-        return self._clock.now() - row.wake_at > patience_s
 
     def _wake(self, row: MemoryRun, home: str | None) -> None:
         now, overdue = self._clock.now(), row.is_overdue(self._clock.now())

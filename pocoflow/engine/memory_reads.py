@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from pocoflow.engine.history import Saved
 from pocoflow.engine.memory_run import Blobs, MemoryRun
-from pocoflow.engine.ports import EventRow, RunRow, Sighting
-from pocoflow.engine.records import ForkPoint
+from pocoflow.engine.records import ForkPoint, KeptGraph
+from pocoflow.engine.rows import EventRow, RunRow, Sighting
 from pocoflow.engine.secrecy import Cipher
 from pocoflow.errors import CheckpointNotFoundError, RunNotFoundError
 
@@ -20,6 +20,7 @@ class MemoryReads:
         self.cipher = cipher
         self._runs: dict[str, MemoryRun] = {}
         self._blobs = Blobs()
+        self._graphs: dict[str, KeptGraph] = {}
         self._lock = threading.RLock()
 
     def get_run(self, run_id: str) -> RunRow | None:
@@ -54,6 +55,10 @@ class MemoryReads:
             if not -1 <= step < row.step:
                 raise CheckpointNotFoundError(f"run {run_id!r} has no checkpoint of step {step}", run_id)
             return row.fork_point(step, node, self._blobs.saved(row, step, self.cipher))
+
+    def get_graph(self, fingerprint: str) -> KeptGraph | None:
+        with self._lock:
+            return self._graphs.get(fingerprint)
 
     def _row(self, run_id: str) -> MemoryRun:
         row = self._runs.get(run_id)

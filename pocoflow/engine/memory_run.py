@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from pocoflow.engine.history import Checkpoint, Saved
 from pocoflow.engine.owner import worker_of
-from pocoflow.engine.ports import Clock, EventRow, RunRow, Sighting
+from pocoflow.engine.ports import Clock
 from pocoflow.engine.records import Failure, ForkPoint, NewRun, Status
+from pocoflow.engine.rows import EventRow, RunRow, Sighting
 from pocoflow.engine.secrecy import Cipher
+from pocoflow.engine.timing import CROWD_PATIENCE_S, Timing
 
 
 @dataclass(slots=True)
@@ -88,6 +90,16 @@ class MemoryRun:
 
     def is_overdue(self, now: float) -> bool:
         return self.deadline_at is not None and self.deadline_at <= now
+
+    def is_due(self, now: float, timing: Timing, home: str | None, crowded: Collection[str | None]) -> bool:
+        """Whether a sweep must see to it: it is overdue, or so long overdue that its home must have gone."""
+        if self.wake_at is None or (self.home is None and home is not None):
+            return False
+        patience_s = 0.0 if self.home == home else timing.lease_s
+        in_crowd = self.status is Status.QUEUED and self.dispatches > 0 and self.queue in crowded
+        if in_crowd and not self.is_overdue(now):
+            patience_s = max(patience_s, CROWD_PATIENCE_S)
+        return now - self.wake_at > patience_s
 
     def wake_by(self, moment: float) -> None:
         """Have a sweep look at the run by this moment, or at its deadline, if that is sooner."""

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from types import MappingProxyType
 
-from pocoflow.engine.ports import Clock, ControlFlags, Ledger, Sighting, Standing
+from pocoflow.engine.ports import Clock, ControlFlags, Ledger
+from pocoflow.engine.rows import Sighting, Standing
 from pocoflow.errors import DatabaseError, RunNotFoundError
 from pocoflow.logging import WARNING, get_logger, log_event
 

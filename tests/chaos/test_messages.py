@@ -70,7 +70,7 @@ def test_hints_that_nobody_takes_are_sent_again_ever_more_seldom(
     arena = enter(database=database, children=1, options=("-Q", "another"))
     runs, waits_s = tier((25, 5.0), (1200, 120.0))
 
-    work = arena.workload(runs)
+    work = arena.workload(runs, pause_s=0.0)
     work.wait_until_started()
     began = time.monotonic()
     endure(waits_s)
@@ -78,7 +78,7 @@ def test_hints_that_nobody_takes_are_sent_again_ever_more_seldom(
         waiting = Counter(hinted(item) for item in broker.lrange(QUEUE, 0, -1))
     waited_s = time.monotonic() - began + max(work.starts_s) * runs
     taker = arena.cluster.start_worker("-c", "2")
-    proof = verify_runs(arena, work, within_s=60)
+    proof = verify_runs(arena, work, within_s=tier(60, 300))
     taker.kill()
 
     allowed = 1 + math.ceil(math.log2(1 + waited_s / GRACE_S))

@@ -17,7 +17,7 @@ import pytest
 from pocoflow import InvalidTransitionError, RunCancelledError, RunHandle
 from pocoflow.engine.effects import FAULT, Effect, read_effects
 from pocoflow.engine.fault_rules import POINTS
-from pocoflow.engine.ports import RunRow
+from pocoflow.engine.rows import RunRow
 from tests.chaos.arena import Arena
 from tests.chaos.conftest import Found, Tier
 from tests.chaos.odd_flows import retrying, stuck

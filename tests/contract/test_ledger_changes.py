@@ -12,8 +12,9 @@ from pocoflow import Flow, Node, Store
 from pocoflow.engine.clock import SystemClock
 from pocoflow.engine.deliver import deliver
 from pocoflow.engine.local import LocalFlags, Unwatched
-from pocoflow.engine.ports import Ledger, Ports, is_settled
+from pocoflow.engine.ports import Ledger, Ports
 from pocoflow.engine.records import FLOW_CHANGED, Failure, Hint, Status
+from pocoflow.engine.rows import is_settled
 from tests.contract.builders import (
     RUN,
     WORKER,

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pocoflow.engine.ports import EventRow, Ledger, RunRow, Sighting, Standing
+from pocoflow.engine.ports import Ledger
+from pocoflow.engine.rows import EventRow, RunRow, Sighting, Standing
 from tests.contract.builders import BOOM, HELD, INPUT, LAST, RUN, facts, new_run, record, started, take, whole
 
 

@@ -16,7 +16,7 @@ from pocoflow import PoisonStepError, RunHandle
 from pocoflow.broker import KEY_PREFIX
 from pocoflow.db.connect import database_url as as_url
 from pocoflow.db.connect import engine_for
-from pocoflow.engine.ports import EventRow
+from pocoflow.engine.rows import EventRow
 from pocoflow.services import Service
 from tests.integration import flows
 from tests.support.messages import MALFORMED, NO_MESSAGES

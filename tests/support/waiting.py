@@ -10,7 +10,8 @@ from typing import Any
 from pocoflow.engine.clock import SystemClock
 from pocoflow.engine.local import LocalFlags
 from pocoflow.engine.memory import MemoryLedger
-from pocoflow.engine.ports import ControlFlags, Ledger, Sighting
+from pocoflow.engine.ports import ControlFlags, Ledger
+from pocoflow.engine.rows import Sighting
 from pocoflow.engine.timing import Timing
 from pocoflow.engine.waiting import LONGEST_PAUSE_S, WaitingRoom
 from pocoflow.runner import RunHandle

@@ -22,7 +22,7 @@ from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 
 from pocoflow.db.workflow_db import WorkflowDB
-from pocoflow.engine.ports import EventRow
+from pocoflow.engine.rows import EventRow
 from pocoflow.flow import Flow
 from pocoflow.guard import GuardedProcess, guarded_popen
 from pocoflow.runner import RunHandle

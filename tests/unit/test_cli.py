@@ -12,7 +12,7 @@ from rich.console import Console
 
 from pocoflow.cli.main import cli
 from pocoflow.cli.progress import follow
-from pocoflow.engine.ports import EventRow
+from pocoflow.engine.rows import EventRow
 
 
 def event(

@@ -14,7 +14,7 @@ from pocoflow import RunNotFoundError, WaitTimeoutError, runner
 from pocoflow.control import RedisFlags
 from pocoflow.engine.clock import SystemClock
 from pocoflow.engine.local import LocalFlags
-from pocoflow.engine.ports import Standing, is_settled
+from pocoflow.engine.rows import Standing, is_settled
 from pocoflow.engine.waiting import LONGEST_PAUSE_S, Waiter, WaitingRoom
 from pocoflow.errors import DatabaseError
 from pocoflow.runner import RunHandle
