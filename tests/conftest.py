@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
+
+from pocoflow.db import connect
 
 pytest_plugins = ["tests.support.services", "tests.support.seed"]
 
@@ -21,6 +24,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="short",
         help="how much of tests/chaos: a selection with few runs (default), or all of it (over an hour)",
     )
+
+
+@pytest.fixture(autouse=True)
+def _no_file_left_open() -> Iterator[None]:
+    """Close the SQLite files of a test: thousands of tests would have thousands of them."""
+    yield
+    for (url, pid), engine in list(connect._engines.items()):
+        if pid == os.getpid() and url.get_backend_name() == "sqlite":
+            del connect._engines[url, pid]
+            engine.dispose()
 
 
 @pytest.fixture(autouse=True)

@@ -239,12 +239,8 @@ class MemoryLedger(MemoryReads):
 
     def sweep(self, *, home: str | None = None, crowded: Collection[str | None] = ()) -> list[Hint]:
         with self._lock:
-            hints = []
-            for row in [
-                row
-                for row in self._runs.values()
-                if row.is_due(self._clock.now(), self._timing, home, crowded)
-            ]:
+            hints, now = [], self._clock.now()
+            for row in [row for row in self._runs.values() if row.is_due(now, self._timing, home, crowded)]:
                 self._wake(row, home)
                 if row.status is Status.QUEUED:
                     hints.append(Hint(row.new.run_id, row.step, row.queue))
