@@ -37,7 +37,14 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 ALL_PAGES = [*PAGES, *sorted(DOCS.glob("*/*.md"))]
 # Where events get their names; ledger.py has those that are parameters.
-DATABASE_WRITERS = ("graph_verbs.py", "ledger.py", "step_verbs.py", "sweep_verbs.py", "words.py")
+DATABASE_WRITERS = (
+    "graph_verbs.py",
+    "ledger.py",
+    "run_verbs.py",
+    "step_verbs.py",
+    "sweep_verbs.py",
+    "words.py",
+)
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"<!--\s*(not run|file):\s*(.+?)\s*-->\s*\Z")
