@@ -58,8 +58,16 @@ def run(node: Node, store: dict[str, Any], file: Path) -> WorkflowDB:
     for step in (10, 100, 1000):
         if step <= store["turns"]:
             near = [moments[number] - moments[number - 1] for number in range(step - 8, step + 1)]
-            print(f"    step {step:4}: {statistics.median(near) * 1e6:6.0f} us")
+            took_us, left = statistics.median(near) * 1e6, bytes_at(file, step)
+            print(f"    step {step:4}: {took_us:6.0f} us, {left:6.0f} bytes")
     return WorkflowDB(file)
+
+
+def bytes_at(file: Path, step: int) -> float:
+    """What a step near this one leaves in the table of checkpoints."""
+    query = "select avg(length(store_json)) from pf_checkpoints where step between ? and ?"
+    with engine_for(database_url(file)).connect() as connection:
+        return float(connection.exec_driver_sql(query, (step - 9, step - 1)).scalar_one())
 
 
 def size(file: Path) -> int:
