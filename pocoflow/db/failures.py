@@ -13,6 +13,8 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 from pocoflow.errors import DatabaseError
 from pocoflow.settings import mask_url
 
+# How long to wait before what a lost connection has failed is tried again.
+QUICK_PAUSES_S = (0.1, 0.3)
 _START_HINT = {
     "postgresql": "start it (for example: docker compose up -d postgres) or set POCOFLOW_DATABASE_URL",
     "sqlite": "check that its folder exists and can be written, or set POCOFLOW_DATABASE_URL",

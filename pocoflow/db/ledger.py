@@ -17,7 +17,8 @@ from sqlalchemy.engine import URL
 from pocoflow import codec
 from pocoflow.db import blob_verbs, graph_verbs, run_verbs, sweep_verbs
 from pocoflow.db import step_verbs as verbs
-from pocoflow.db.ledger_reads import QUICK_PAUSES_S, LedgerReads
+from pocoflow.db.failures import QUICK_PAUSES_S
+from pocoflow.db.ledger_reads import LedgerReads
 from pocoflow.db.prune import prune_some
 from pocoflow.engine.owner import worker_of
 from pocoflow.engine.records import (

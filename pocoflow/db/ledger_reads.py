@@ -13,15 +13,13 @@ from sqlalchemy import Connection, Row
 from sqlalchemy.engine import URL
 
 from pocoflow.db.connect import engine_for
-from pocoflow.db.failures import shown, translated, with_retry
+from pocoflow.db.failures import QUICK_PAUSES_S, shown, translated, with_retry
 from pocoflow.db.queries import Queries, sightings
 from pocoflow.engine.history import Saved
 from pocoflow.engine.records import ForkPoint, KeptGraph
 from pocoflow.engine.rows import EventRow, RunRow, Sighting
 from pocoflow.engine.secrecy import Cipher
 from pocoflow.errors import CheckpointNotFoundError, RunNotFoundError
-
-QUICK_PAUSES_S = (0.1, 0.3)
 
 T = TypeVar("T")
 

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, insert, update
 
 from pocoflow import codec
 from pocoflow.db.connect import database_url, engine_for, write_transaction
-from pocoflow.db.failures import shown, translated
+from pocoflow.db.failures import QUICK_PAUSES_S, shown, translated, with_retry
 from pocoflow.db.queries import Queries
 from pocoflow.db.run_transfer import export_run, import_run
 from pocoflow.db.schema import checkpoints, events, runs
 from pocoflow.db.words import STAMP
+from pocoflow.engine.clock import SystemClock
 from pocoflow.engine.diff import StoreDiff, diff
 from pocoflow.engine.history import Trail
 from pocoflow.engine.records import Status
 from pocoflow.engine.rows import EventRow, RunRow
 from pocoflow.errors import CheckpointNotFoundError, DatabaseError, RunNotFoundError, SecretKeyError
 from pocoflow.store import Store
+
+T = TypeVar("T")
 
 _UPDATABLE = {"status", "completed_at", "total_steps", "current_node", "error_msg"}
 _EVENT_FIELDS = {"step", "node_name", "action", "elapsed_ms", "error_msg", "attempt", "worker"}
@@ -83,15 +86,13 @@ class WorkflowDB:
 
     def get_run(self, run_id: str) -> RunRow | None:
         """Return the run, or None."""
-        with translated(self._url):
-            return self._queries.get_run(run_id)
+        return self._read(lambda: self._queries.get_run(run_id))
 
     def list_runs(self, limit: int = 100) -> list[RunRow]:
         """Return the newest runs, newest first; raises DatabaseError for a limit below 0."""
         if isinstance(limit, int) and limit < 0:
             raise DatabaseError(f"list_runs takes a limit of 0 or more, got {limit}")
-        with translated(self._url):
-            return self._queries.list_runs(limit)
+        return self._read(lambda: self._queries.list_runs(limit))
 
     def save_checkpoint(self, run_id: str, step: int, node_name: str, store: Store) -> None:
         """Write the store after a step. A checkpoint is never overwritten.
@@ -117,8 +118,7 @@ class WorkflowDB:
 
     def get_checkpoints(self, run_id: str) -> list[dict[str, Any]]:
         """Return the checkpoints of a run by step."""
-        with translated(self._url):
-            return self._queries.get_checkpoints(run_id)
+        return self._read(lambda: self._queries.get_checkpoints(run_id))
 
     def load_checkpoint(self, run_id: str, step: int) -> Store:
         """Return the store as it was after a step, with masks for its secrets; step -1 is the input.
@@ -140,8 +140,7 @@ class WorkflowDB:
         return diff(self._trail(run_id, step_a).texts, self._trail(run_id, step_b).texts)
 
     def _trail(self, run_id: str, step: int) -> Trail:
-        with translated(self._url):
-            saved = self._queries.get_checkpoint(run_id, step)
+        saved = self._read(lambda: self._queries.get_checkpoint(run_id, step))
         if saved is None:
             raise CheckpointNotFoundError(f"run {run_id!r} has no checkpoint of step {step}", run_id)
         return Trail.load(saved)
@@ -163,8 +162,7 @@ class WorkflowDB:
 
     def get_events(self, run_id: str) -> list[EventRow]:
         """Return the events of a run, oldest first."""
-        with translated(self._url):
-            return self._queries.get_events(run_id)
+        return self._read(lambda: self._queries.get_events(run_id))
 
     def export_run(self, run_id: str) -> str:
         """Return a run with its whole history as the text of a file, for `import_run`.
@@ -187,6 +185,11 @@ class WorkflowDB:
             RunConflictError: There is a run of this id.
         """
         return import_run(self._url, text, new_id=new_id)
+
+    def _read(self, action: Callable[[], T]) -> T:
+        """Read once more where only the connection was lost, as by a restart since the last read."""
+        with translated(self._url):
+            return with_retry(action, pauses=iter(QUICK_PAUSES_S), sleep=SystemClock().sleep)[0]
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:
