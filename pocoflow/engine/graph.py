@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 from collections import Counter
@@ -15,7 +16,7 @@ from pocoflow.engine.hooks import Hooks
 from pocoflow.engine.resources import Resources
 from pocoflow.errors import DefinitionError
 from pocoflow.logging import get_logger, log_event
-from pocoflow.node import WILDCARD_ACTION, Node
+from pocoflow.node import WILDCARD_ACTION, AsyncNode, Node
 
 log = get_logger("flow")
 
@@ -138,10 +139,22 @@ def _check(node: Node) -> None:
         raise DefinitionError(
             f"node name {node.name[:40]!r}... has over {MAX_NAME_LENGTH} characters: shorten it"
         )
+    _refuse_async(node)
     for setting, (fits, wanted) in _SETTINGS.items():
         value = getattr(node, setting)
         if not fits(value):
             raise DefinitionError(f"node {node.name!r}: {setting} {wanted}, got {value!r}")
+
+
+def _refuse_async(node: Node) -> None:
+    """What is not awaited would do nothing, and nobody would notice."""
+    for name in ("prep", "exec", "exec_fallback", "post"):
+        if inspect.iscoroutinefunction(getattr(node, name)):
+            raise DefinitionError(
+                f"node {node.name!r}: {name}() is async: only exec_async() of an AsyncNode is awaited"
+            )
+    if isinstance(node, AsyncNode) and type(node).exec is not AsyncNode.exec:
+        raise DefinitionError(f"node {node.name!r}: an AsyncNode works in exec_async(), not in exec()")
 
 
 def _is_number(value: object, low: float, high: float = math.inf) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pocoflow import DefinitionError, Flow, Node
+from pocoflow import AsyncNode, DefinitionError, Flow, Node
 from pocoflow.engine.graph import Graph
 
 
@@ -193,3 +193,35 @@ def test_a_setting_of_a_node_that_cannot_work_is_refused_when_the_flow_is_made(
 
     with pytest.raises(DefinitionError, match=complaint):
         Flow(start=LoadNode().then("default", node))
+
+
+class AsyncPrep(Node):
+    async def prep(self, store: Any) -> None: ...
+
+
+class AsyncExec(Node):
+    async def exec(self, prep_result: Any) -> None: ...
+
+
+class AsyncFallback(AsyncNode):
+    async def exec_fallback(self, prep_result: Any, exc: BaseException) -> None: ...
+
+
+class AsyncPost(AsyncNode):
+    async def post(self, store: Any, prep_result: Any, exec_result: Any) -> str | None: ...
+
+
+@pytest.mark.parametrize("node", [AsyncPrep(), AsyncExec(), AsyncFallback(), AsyncPost()])
+def test_a_method_that_nobody_would_await_is_refused(node: Node) -> None:
+    with pytest.raises(DefinitionError, match=r"is async: only exec_async\(\)"):
+        Flow(start=node)
+
+
+class ExecOfAsync(AsyncNode):
+    def exec(self, prep_result: Any) -> Any:
+        return prep_result
+
+
+def test_an_async_node_does_its_work_in_one_place() -> None:
+    with pytest.raises(DefinitionError, match="works in exec_async"):
+        Flow(start=ExecOfAsync())
