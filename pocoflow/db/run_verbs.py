@@ -37,7 +37,6 @@ from pocoflow.db.words import (
     r,
     seconds,
     text_,
-    wake_by,
 )
 from pocoflow.engine.records import SAME_HOME, STOPPED, Status, before
 
@@ -69,6 +68,8 @@ def _resume() -> Change:
     # What is left of the delay before a retry is still waited for.
     early = r.due_at > NOW
     looked_at = case((early, r.due_at), else_=expected)
+    # Who lets a run go on whose time is up gives it its time once more.
+    deadline = case((overdue, NOW + r.timeout_s), else_=r.deadline_at)
     anew = {
         "status": QUEUED,
         "home": case((home == const(SAME_HOME), r.home), else_=home),
@@ -83,9 +84,8 @@ def _resume() -> Change:
         "completed_at": null(),
         "unroutable_at": null(),
         "due_at": case((early, r.due_at), else_=NOW),
-        "wake_at": case((overdue, looked_at), else_=wake_by(looked_at)),
-        # Who lets a run go on whose time is up wants it to go on.
-        "deadline_at": case((overdue, null()), else_=r.deadline_at),
+        "wake_at": case((deadline < looked_at, deadline), else_=looked_at),
+        "deadline_at": deadline,
     }
     stmt = (
         update(runs)

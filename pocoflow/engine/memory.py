@@ -226,10 +226,10 @@ class MemoryLedger(MemoryReads):
             row.home, row.epoch = row.home if home == SAME_HOME else home, row.epoch + 1
             row.attempt, row.crashes, row.failure = 0, 0, None
             row.unroutable_at = row.completed_at = None
-            if row.is_overdue(self._clock.now()):
-                row.deadline_at = None  # who lets it go on whose time is up wants it to go on
             self._ended.pop(run_id, None)
             now = self._clock.now()
+            if row.is_overdue(now):  # who lets it go on whose time is up gives it its time once more
+                row.deadline_at = now + (row.new.timeout_s or 0.0)
             # What is left of the delay before a retry is still waited for.
             wait_s = 0.0 if home == SAME_HOME or row.due_at > now else self._timing.grace_s
             row.dispatches = int(wait_s > 0)  # where no hint is sent at once, a sweep sends the first one

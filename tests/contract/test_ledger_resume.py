@@ -197,3 +197,23 @@ def test_pauses_and_resumes_from_ten_threads_leave_a_run_that_can_end(ledger: Le
     assert ledger.commit(take(ledger), LAST) is Status.COMPLETED
     events = [entry.event for entry in history(ledger)]
     assert events.count("run_paused") == events.count("run_resumed")
+
+
+def test_a_run_that_was_over_its_time_gets_it_once_more(subject: Subject) -> None:
+    ledger = subject.ledger
+    started(ledger, timeout_s=500.0)
+    subject.pass_time(501.0)
+    ledger.sweep()
+    first = facts(ledger, "status", "error_type")
+
+    ledger.resume(RUN, home=None)
+    take(ledger)
+    subject.pass_time(400.0)
+    ledger.sweep()
+    meanwhile = facts(ledger, "status")
+    subject.pass_time(101.0)
+    ledger.sweep()
+
+    assert first == ("failed", "RunTimeoutError")
+    assert meanwhile == ("running",)
+    assert facts(ledger, "status", "error_type") == ("failed", "RunTimeoutError")
