@@ -71,12 +71,19 @@ class NodeRun:
         if action is None:
             return DEFAULT_ACTION
         if isinstance(action, str) and action.isprintable() and len(action) <= MAX_ACTION_LENGTH:
+            self._refuse_secret(action)
             return action
         wrong = TypeError(
             f"post() of node {self._node.name!r} must return an action (printable str of at most "
             f"{MAX_ACTION_LENGTH} characters) or None, got {ascii(action)[:80]}"
         )
         raise StepFailure(wrong, in_exec=False)
+
+    def _refuse_secret(self, action: str) -> None:
+        """History shows an action to everybody."""
+        if self._store.secret and redact(action, self._store.secret_values) != action:
+            leak = ValueError(f"post() of node {self._node.name!r} returned an action that holds a secret")
+            raise StepFailure(leak, in_exec=False)
 
 
 def describe(

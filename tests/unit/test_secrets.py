@@ -336,3 +336,20 @@ def test_a_new_key_writes_and_the_old_one_still_reads() -> None:
     assert (old.decrypt(token), new.decrypt(token)) == (None, "x")
     assert both.decrypt(old.encrypt("x")) == "x"
     assert both.digests("x") == [*new.digests("x"), *old.digests("x")]
+
+
+class Leads(Node):
+    """Goes where the secret says."""
+
+    def post(self, store: Store, prepared: Any, result: Any) -> str:
+        return str(store["api_key"])
+
+
+def test_an_action_that_would_tell_a_secret_fails_the_step_and_is_not_told(tmp_path: Path) -> None:
+    flow = Flow(Leads(), db_path=tmp_path / "runs.db", run_id="run")
+
+    with pytest.raises(ValueError, match="action that holds a secret"):
+        flow.run(Store({"api_key": "sk-4711"}, secret=["api_key"]))
+
+    events = WorkflowDB(tmp_path / "runs.db").get_events("run")
+    assert "sk-4711" not in repr(events)
