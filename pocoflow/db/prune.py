@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, Table, and_, delete, func, select
 from sqlalchemy.engine import URL
 
-from pocoflow.db.connect import engine_for, write_transaction
+from pocoflow.db.connect import engine_for, snapshot, write_transaction
 from pocoflow.db.failures import translated
 from pocoflow.db.schema import Timestamp, blob_uses, blobs, checkpoints, events, runs
 from pocoflow.db.words import NOW, const, one_of, r, seconds
@@ -43,13 +43,13 @@ class Pruned:
 
 
 def would_prune(url: URL, retention: Retention) -> Pruned:
-    """Count what `prune` would delete now, blobs left out."""
+    """Count what `prune` would delete now, blobs left out; raises DatabaseError, also where there is none."""
     old = select(r.run_id).where(_is_old(retention))
     counts = [
         select(func.count()).select_from(table).where(table.c.run_id.in_(old)).scalar_subquery()
         for table in (runs, checkpoints, events)
     ]
-    with translated(url), engine_for(url).connect() as connection:
+    with snapshot(url) as connection:
         return Pruned(*connection.execute(select(*counts), _params(retention)).one())
 
 

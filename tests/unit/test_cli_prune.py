@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import text
 
-from pocoflow import Flow, Node, WorkflowDB
+from pocoflow import DatabaseError, Flow, Node, WorkflowDB
 from pocoflow.cli.main import cli
 from pocoflow.db.connect import database_url, engine_for
 
@@ -97,3 +97,11 @@ def test_without_a_length_of_time_nothing_happens(url: str) -> None:
     assert result.exit_code == 2
     assert "--older-than" in result.output
     assert len(run_ids(url)) == 4
+
+
+def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    result = prune(str(tmp_path / "typo.db"), "--older-than", "1d")
+
+    assert isinstance(result.exception, DatabaseError)
+    assert "there is no database" in str(result.exception)
+    assert list(tmp_path.iterdir()) == []
