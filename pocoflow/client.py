@@ -11,7 +11,7 @@ from typing import Any
 
 from pocoflow import wiring
 from pocoflow.engine.deliver import send
-from pocoflow.engine.fork import REMOVE, fork_of
+from pocoflow.engine.fork import REMOVE, checked_step, fork_of
 from pocoflow.engine.identity import require_same
 from pocoflow.engine.owner import worker_of
 from pocoflow.engine.records import SAME_HOME, STOPPED, Hint, Status
@@ -116,7 +116,7 @@ def fork(
     reach = wiring.reach(db_path)
     ledger = reach.ports.ledger
     home = _row(reach, run_id)["home"]
-    point = ledger.get_fork_point(run_id, step, node=node)
+    point = ledger.get_fork_point(run_id, checked_step(step), node=node)
     if reach.dispatcher is None and home is not None:
         raise UnknownFlowError(
             f"nobody here could execute a fork of run {run_id!r}: call fork({run_id!r}, {step}) of its flow "

@@ -198,26 +198,34 @@ class WaitTimeoutError(PocoFlowError, TimeoutError):
     """The run did not end in time; it goes on."""
 
 
+LONGEST_RETRY_S = 366 * 86_400
+
+
 class RetryAfter(PocoFlowError):
     """For a node's `exec` to raise: try again, but not before so many seconds.
 
-    Counts as a try like any other failure, and waits for exactly this long instead of `retry_delay`.
+    Counts as a try like any other failure, so there must be one left (`max_retries`). It waits for exactly
+    this long, whatever `retry_delay` and `max_retry_delay` say.
 
     Args:
-        seconds: From now; 0 or more.
+        seconds: From now; 0 to a year. May be the text of an HTTP header that gives seconds.
         message: What to tell when no try is left.
 
     Raises:
-        ValueError: The seconds are negative or no number.
+        ValueError: The seconds are negative, more than a year, or no number.
 
     >>> print(RetryAfter(30, "the API asks to slow down"))
     the API asks to slow down (try again after 30 s)
     """
 
-    def __init__(self, seconds: float, message: str = "not now") -> None:
-        if not 0 <= seconds < float("inf"):
-            raise ValueError(f"RetryAfter takes seconds, 0 or more, got {seconds!r}")
-        super().__init__(seconds, message)
+    def __init__(self, seconds: float | str, message: str = "not now") -> None:
+        try:
+            number = float(seconds)
+        except (TypeError, ValueError):
+            number = -1.0
+        if not 0 <= number <= LONGEST_RETRY_S:
+            raise ValueError(f"RetryAfter takes seconds, from 0 to {LONGEST_RETRY_S}, got {seconds!r}")
+        super().__init__(number, message)
 
     @property
     def seconds(self) -> float:

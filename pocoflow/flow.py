@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pocoflow import wiring
-from pocoflow.engine.fork import fork_of
+from pocoflow.engine.fork import checked_step, fork_of
 from pocoflow.engine.graph import Definition, Graph
 from pocoflow.engine.history import Trail
 from pocoflow.engine.hooks import Hook, Hooks
@@ -239,7 +239,7 @@ class Flow:
         definition = self.definition()
         graph, executor = definition.graph, wiring.executor(self.db_path)
         ledger, first = executor.ports.ledger, None if node is None else graph.id_of(node)
-        point = ledger.get_fork_point(run_id, step, node=first)
+        point = ledger.get_fork_point(run_id, checked_step(step), node=first)
         if first is None and point.flow_name != self.flow_name:
             raise DefinitionError(
                 f"run {run_id!r} is one of flow {point.flow_name!r}, not of {self.flow_name!r}: fork it by "

@@ -14,6 +14,13 @@ from pocoflow.errors import DefinitionError, InvalidTransitionError, StoreKeyErr
 from pocoflow.store import Store
 
 
+def checked_step(step: object) -> int:
+    """Return the step if it can be one, -1 for the input; raises DefinitionError."""
+    if type(step) is not int:
+        raise DefinitionError(f"a step is a whole number, -1 for the input, got {step!r}")
+    return step
+
+
 class _Mark(Enum):
     REMOVE = "remove"
 

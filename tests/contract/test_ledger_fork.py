@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pocoflow import codec
-from pocoflow.engine.fork import REMOVE, fork_of
+from pocoflow.engine.fork import REMOVE, checked_step, fork_of
 from pocoflow.engine.history import MAX_DEPTH, Trail
 from pocoflow.engine.identity import require_same
 from pocoflow.engine.owner import new_owner
@@ -267,3 +267,9 @@ def test_a_run_of_0_2_is_forked_where_its_history_shows_what_came_next(sql_subje
     sql_subject.run_sql("update pf_runs set stands = 'at'")
     assert nodes == [node_of(0), node_of(1), node_of(2), node_of(3)]
     assert replace(forked(ledger, 2), input_hash="").flow_hash == ""
+
+
+@pytest.mark.parametrize("step", [True, "1", 1.0, None])
+def test_a_step_that_is_no_number_is_refused(step: Any) -> None:
+    with pytest.raises(DefinitionError, match="a step is a whole number"):
+        checked_step(step)

@@ -7,6 +7,7 @@ import inspect
 import pickle
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -155,3 +156,13 @@ def test_the_package_offers_nothing_that_it_does_not_have() -> None:
 
     with pytest.raises(AttributeError, match="has no attribute 'Workflow'"):
         pocoflow.Workflow  # noqa: B018
+
+
+def test_a_retry_after_takes_what_a_header_says() -> None:
+    assert RetryAfter("3").seconds == 3.0
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 1e10, "soon", None, [3]])
+def test_a_retry_after_that_is_no_time_is_refused(seconds: Any) -> None:
+    with pytest.raises(ValueError, match="RetryAfter takes seconds, from 0 to"):
+        RetryAfter(seconds)
