@@ -2,44 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
-from pocoflow import Flow, RunHandle, StepFailedError, client
-from tests.contract.builders import Entry, history
-from tests.contract.flows import (
-    Add,
-    FailsAfterWork,
-    Flaky,
-    Gather,
-    GatherFails,
-    Returns,
-    Stores,
-    after_one,
-    branch,
-    linear,
-    loop,
-)
+from pocoflow import Flow
+from tests.contract import flows
+from tests.contract.builders import Entry
+from tests.contract.executors import RUN_ID, Execute, Outcome, execute, executor
 
-RUN_ID = "<run>"
-TIMEOUT_S = 60.0
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a run; the error is its type and text."""
-
-    status: str
-    store: dict[str, Any]
-    history: list[Entry]
-    error: tuple[str, str] | None = None
-
-
-Execute = Callable[[Flow, dict[str, Any]], Outcome]
+__all__ = ["execute", "executor"]
 
 
 def begun(node: str) -> Entry:
@@ -74,11 +46,10 @@ NO_ACTION = (
     "post() of node 'Returns' must return an action (printable str of at most 200 characters) or None, got 7"
 )
 TOO_MANY = f"run '{RUN_ID}' exceeded max_steps=2: look for a loop that does not end, or raise max_steps"
-VALUES = (1, {2, 3}, b"\0", None, float("inf"))
 
 CASES = {
     "linear": (
-        linear,
+        flows.linear,
         {"n": 0},
         Outcome(
             "completed",
@@ -87,7 +58,7 @@ CASES = {
         ),
     ),
     "branch": (
-        branch,
+        flows.branch,
         {"n": 9},
         Outcome(
             "completed",
@@ -96,7 +67,7 @@ CASES = {
         ),
     ),
     "wildcard": (
-        branch,
+        flows.branch,
         {"n": 1},
         Outcome(
             "completed",
@@ -105,12 +76,12 @@ CASES = {
         ),
     ),
     "action without an edge": (
-        lambda: Flow(Returns("elsewhere").then("here", Add(1))),
+        flows.no_edge,
         {},
         Outcome("completed", {}, [begun("Returns"), *step(0, "Returns", "elsewhere"), end("completed", 1)]),
     ),
     "loop": (
-        loop,
+        flows.turns,
         {"n": 0},
         Outcome(
             "completed",
@@ -125,7 +96,7 @@ CASES = {
         ),
     ),
     "async": (
-        lambda: Flow(Gather()),
+        flows.gather,
         {},
         Outcome(
             "completed",
@@ -134,16 +105,16 @@ CASES = {
         ),
     ),
     "values that JSON has no form for": (
-        lambda: Flow(Stores(VALUES)),
-        {"given": VALUES},
+        flows.rich_values,
+        {"given": flows.VALUES},
         Outcome(
             "completed",
-            {"given": VALUES, "value": VALUES},
+            {"given": flows.VALUES, "value": flows.VALUES},
             [begun("Stores"), *step(0, "Stores"), end("completed", 1)],
         ),
     ),
     "retry that succeeds": (
-        lambda: Flow(Flaky(2)),
+        flows.flaky,
         {},
         Outcome(
             "completed",
@@ -158,7 +129,7 @@ CASES = {
         ),
     ),
     "retries that all fail": (
-        lambda: after_one(Flaky(9)),
+        flows.hopeless,
         {"n": 0},
         Outcome(
             "failed",
@@ -173,7 +144,7 @@ CASES = {
         ),
     ),
     "failure in post, which is not tried again": (
-        lambda: after_one(FailsAfterWork()),
+        flows.fails_in_post,
         {"n": 0},
         Outcome(
             "failed",
@@ -183,7 +154,7 @@ CASES = {
         ),
     ),
     "failure of a coroutine": (
-        lambda: Flow(GatherFails()),
+        flows.gather_fails,
         {},
         Outcome(
             "failed",
@@ -193,12 +164,12 @@ CASES = {
         ),
     ),
     "action that is none": (
-        lambda: after_one(Returns(7)),
+        flows.no_action,
         {"n": 0},
         Outcome("failed", {"n": 1}, [*ONE, *failure(1, "Returns", 1, NO_ACTION)], ("TypeError", NO_ACTION)),
     ),
     "value that cannot be saved": (
-        lambda: after_one(Stores(object())),
+        flows.no_plain_data,
         {"n": 0},
         Outcome(
             "failed",
@@ -208,7 +179,7 @@ CASES = {
         ),
     ),
     "too many steps": (
-        lambda: loop(max_steps=2),
+        flows.too_many_turns,
         {"n": 0},
         Outcome(
             "failed",
@@ -220,58 +191,8 @@ CASES = {
 }
 
 
-def run_inline(flow: Flow, store: dict[str, Any], run_id: str) -> tuple[RunHandle, Exception | None]:
-    """Run it here; the handle looks at what its ledger has of it."""
-    try:
-        flow.run(store, run_id=run_id)
-    except Exception as error:
-        return client.handle(run_id, flow.db_path), error
-    return client.handle(run_id, flow.db_path), None
-
-
-def run_embedded(flow: Flow, store: dict[str, Any], run_id: str) -> tuple[RunHandle, Exception | None]:
-    handle = flow.run_background(store, run_id=run_id)
-    try:
-        handle.wait(TIMEOUT_S)
-    except Exception as error:
-        return handle, error
-    return handle, None
-
-
-def told(error: Exception | None, run_id: str) -> tuple[str, str] | None:
-    """Return type and text of what the node raised, here or elsewhere."""
-    if error is None:
-        return None
-    if isinstance(error, StepFailedError):
-        return error.error_type, error.error_text
-    return type(error).__name__, str(error).replace(run_id, RUN_ID)
-
-
-@pytest.fixture(
-    params=[
-        (run_inline, "sqlite_url"),
-        (run_inline, "shared_postgres_url"),
-        (run_embedded, None),
-        (run_embedded, "sqlite_url"),
-        (run_embedded, "shared_postgres_url"),
-    ],
-    ids=["inline-sqlite", "inline-postgres", "embedded-memory", "embedded-sqlite", "embedded-postgres"],
-)
-def execute(request: pytest.FixtureRequest) -> Execute:
-    run, database = request.param
-    db_path = None if database is None else request.getfixturevalue(database)
-
-    def execute(flow: Flow, store: dict[str, Any]) -> Outcome:
-        flow.db_path, run_id = db_path, f"run-{uuid4().hex}"
-        handle, error = run(flow, store, run_id)
-        entries = [replace(entry, worker=None, elapsed_ms=None) for entry in history(handle._ledger, run_id)]
-        return Outcome(handle.status, dict(handle.store), entries, told(error, run_id))
-
-    return execute
-
-
-@pytest.mark.parametrize(("make_flow", "given", "expected"), CASES.values(), ids=CASES.keys())
+@pytest.mark.parametrize(("flow", "given", "expected"), CASES.values(), ids=CASES.keys())
 def test_a_flow_means_the_same_wherever_it_runs(
-    execute: Execute, make_flow: Callable[[], Flow], given: dict[str, Any], expected: Outcome
+    execute: Execute, flow: Flow, given: dict[str, Any], expected: Outcome
 ) -> None:
-    assert execute(make_flow(), dict(given)) == expected
+    assert execute(flow, dict(given)) == expected

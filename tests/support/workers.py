@@ -273,28 +273,43 @@ def make_cluster(
     return MakeCluster(request.node, tmp_path, monkeypatch)
 
 
+@contextmanager
+def lasting_cluster(
+    request: pytest.FixtureRequest, database: str, folder: Path, **settings: str | None
+) -> Iterator[Cluster]:
+    """A cluster on this kind of database, with no workers yet; those of `make_cluster` last for one test."""
+    with ExitStack() as stack:
+        broker = stack.enter_context(_redis_database(request.getfixturevalue("redis_server")))
+        url = f"sqlite:///{folder / 'pocoflow.db'}"
+        if database == "postgres":
+            server = request.getfixturevalue("postgres_server")
+            url = stack.enter_context(_postgres_database(server.url))
+        made = Cluster({**SETTINGS, "BROKER_URL": broker, "DATABASE_URL": url, **settings}, folder)
+        stack.callback(made.stop)
+        yield made
+
+
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def shared_cluster(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:
     """Two workers for all tests of a module that leave them alive, on each kind of database."""
-    folder = tmp_path_factory.mktemp("shared")
-    with ExitStack() as stack:
-        broker = stack.enter_context(_redis_database(request.getfixturevalue("redis_server")))
-        database = f"sqlite:///{folder / 'pocoflow.db'}"
-        if request.param == "postgres":
-            server = request.getfixturevalue("postgres_server")
-            database = stack.enter_context(_postgres_database(server.url))
-        made = Cluster({**SETTINGS, "BROKER_URL": broker, "DATABASE_URL": database}, folder)
-        stack.callback(made.stop)
+    with lasting_cluster(request, request.param, tmp_path_factory.mktemp("shared")) as made:
         made.start_workers(2)
         yield made
+
+
+@contextmanager
+def lent(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A cluster for one test of several: its settings in the environment, what its workers log printed."""
+    cluster.adopt(monkeypatch)
+    before = {worker.pid: len(worker.log) for worker in cluster.workers}
+    yield cluster
+    cluster.show_logs(since=before)
 
 
 @pytest.fixture
 def cluster(shared_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """The shared cluster, its settings in the environment."""
-    shared_cluster.adopt(monkeypatch)
-    before = {worker.pid: len(worker.log) for worker in shared_cluster.workers}
-    yield shared_cluster
-    shared_cluster.show_logs(since=before)
+    with lent(shared_cluster, monkeypatch):
+        yield shared_cluster
