@@ -7,6 +7,7 @@ a message. So a flow means the same wherever it runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Any
 
 from pocoflow.engine.graph import Definition
@@ -130,7 +131,7 @@ class HeldStep:
         self._ports = ports
         self._watch = watch
         self._node = flow.graph.nodes[position.node]
-        self._node_run = NodeRun(self._node, store)
+        self._node_run = NodeRun(self._node, store, self._overran)
         self._began = ports.clock.monotonic()
         self._run_ends = None if position.left_s is None else self._began + position.left_s
         self._limit: Limit | None = None
@@ -191,6 +192,8 @@ class HeldStep:
         except StepFailure as failure:
             if not failure.in_exec or self._overran() or self._delay(failure.error) is not None:
                 raise
+            if self._watch.cancelled:  # nobody wants a result any more
+                raise
             error = failure.error
         # Not within the `except`: what the fallback raises is no error in the handling of the first one.
         action = self._node_run.fall_back(error)
@@ -220,9 +223,11 @@ class HeldStep:
             delay_s = self._limit.retry_in_s
         elif failure.in_exec:
             delay_s = self._delay(failure.error)
-        if delay_s is None:
+        # What `post` has changed in the store is undone only by loading it anew, which nobody does inline.
+        posted = self._node_run.posted
+        if delay_s is None or (posted and sleep_up_to_s == inf):
             return self._fail(failure.error)
-        return self._retry(failure.error, delay_s, stay=delay_s < sleep_up_to_s)
+        return self._retry(failure.error, delay_s, stay=delay_s < sleep_up_to_s and not posted)
 
     def _retry(self, error: BaseException, delay_s: float, *, stay: bool) -> Outcome | None:
         position, failed = self.position, self._described(error)

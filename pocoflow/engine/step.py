@@ -30,14 +30,20 @@ class StepFailure(Exception):
 
 
 class NodeRun:
-    """One node on one store: `prep` once, `exec` once per try, `post` once."""
+    """One node on one store: `prep` once, `exec` once per try, `post` once.
 
-    __slots__ = ("_node", "_prepared", "_store")
+    Attributes:
+        posted: Whether `post` has begun, and so may have changed the store: the node is not tried again.
+    """
 
-    def __init__(self, node: Node, store: Store) -> None:
+    __slots__ = ("_is_late", "_node", "_prepared", "_store", "posted")
+
+    def __init__(self, node: Node, store: Store, is_late: Callable[[], bool]) -> None:
         self._node = node
         self._store = store
+        self._is_late = is_late
         self._prepared: object = _NOT_YET
+        self.posted = False
 
     def attempt(self) -> str:
         """Try it and return the action to take.
@@ -59,7 +65,9 @@ class NodeRun:
                     self._prepared = self._node.prep(self._store)
                 in_exec = is_exec
                 result = work()
-                in_exec = False
+                if is_exec and self._is_late():
+                    raise TimeoutError("exec returned too late")
+                in_exec, self.posted = False, True
                 action = self._node.post(self._store, self._prepared, result)
         except BaseException as exc:
             if signals.is_stop(exc):

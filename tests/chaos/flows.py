@@ -28,12 +28,15 @@ DISK_FULL, MAX_PAGES = "disk-full", 1 << 30
 
 
 @event.listens_for(Pool, "checkout")
-def _fill_the_disk(connection: Any, *_: Any) -> None:
+def _fill_the_disk(connection: Any, record: Any, *_: Any) -> None:
     """While there is a file of that name beside it, an SQLite database cannot grow: its disk is full."""
     if isinstance(connection, sqlite3.Connection):
         (_, _, path), *_ = connection.execute("pragma database_list")
         full = bool(path) and Path(path).with_name(DISK_FULL).exists()
-        connection.execute(f"pragma max_page_count={1 if full else MAX_PAGES}")
+        # Nothing is done to the connections of other tests.
+        if full or record.info.pop(DISK_FULL, False):
+            connection.execute(f"pragma max_page_count={1 if full else MAX_PAGES}")
+            record.info[DISK_FULL] = full
 
 
 class Add(Node):

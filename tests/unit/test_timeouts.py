@@ -304,3 +304,54 @@ def test_the_deadline_is_the_sooner_of_both(step_s: float, run_s: float) -> None
     Flow(node, timeout=run_s).run({})
 
     assert all(before + LONG_S <= (moment or 0.0) <= monotonic() + LONG_S for moment in node.seen)
+
+
+class PostsSlowly(Node):
+    """Changes the store and takes too long over it, the first time."""
+
+    timeout, max_retries = SHORT_S, 3
+
+    def __init__(self) -> None:
+        self.posts = 0
+
+    def post(self, store: Store, prepared: Any, result: Any) -> None:
+        self.posts += 1
+        store["seen"].append(self.posts)
+        if self.posts == 1:
+            wait_until(lambda: self.cancelled, timeout_s=WAIT_S, every_s=0.005)
+
+
+def test_a_post_that_overran_is_not_repeated_on_the_store_that_it_has_changed(db_path: Path | None) -> None:
+    node, store = PostsSlowly(), Store({"seen": []})
+
+    with pytest.raises(StepTimeoutError):
+        Flow(node, db_path=db_path).run(store)
+
+    assert node.posts == 1
+
+
+def test_a_post_that_overran_in_a_worker_is_repeated_on_the_last_checkpoint() -> None:
+    result = Flow(PostsSlowly()).run_background({"seen": []}).wait(WAIT_S)
+
+    assert result["seen"] == [2]
+
+
+class TooLate(Node):
+    """Returns from exec when its time is over."""
+
+    timeout = SHORT_S
+
+    def exec(self, prepared: Any) -> None:
+        wait_until(lambda: self.cancelled, timeout_s=WAIT_S, every_s=0.005)
+
+    def post(self, store: Store, prepared: Any, result: Any) -> None:
+        store["posted"] = True
+
+
+def test_what_exec_returned_too_late_is_not_posted(db_path: Path | None) -> None:
+    store = Store({})
+
+    with pytest.raises(StepTimeoutError):
+        Flow(TooLate(), db_path=db_path).run(store)
+
+    assert store == {}
