@@ -89,3 +89,24 @@ def test_a_coroutine_is_cancelled_soon_after_its_run(timeout: float | None) -> N
         handle.wait(WAIT_S)
     assert asked_at <= node.cancelled_at < asked_at + PROMPT_S
     assert handle.status == "cancelled"
+
+
+class Replaceable(Sleeper):
+    """Has something else for when it fails."""
+
+    fell_back = False
+
+    def exec_fallback(self, prepared: Any, exc: BaseException) -> None:
+        self.fell_back = True
+
+
+def test_nothing_stands_in_for_what_was_cancelled() -> None:
+    node = Replaceable()
+    handle = Flow(node).run_background({})
+    assert node.awaits.wait(WAIT_S)
+
+    handle.cancel()
+
+    with pytest.raises(RunCancelledError):
+        handle.wait(WAIT_S)
+    assert not node.fell_back

@@ -53,11 +53,15 @@ class SecondTime(Asked):
 
 
 class PrepFails(Asked):
+    max_retries = 1  # on its last try, so that nothing but the kind of error keeps the fallback away
+
     def prep(self, store: Store) -> NoReturn:
         raise ValueError("from prep")
 
 
 class PostFails(Asked):
+    max_retries = 1  # on its last try, so that nothing but the kind of error keeps the fallback away
+
     def exec(self, query: str) -> str:
         return "an answer"
 
