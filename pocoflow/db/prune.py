@@ -80,11 +80,11 @@ def prune_some(url: URL, retention: Retention) -> tuple[Pruned, bool]:
 
 def _delete_runs(connection: Connection, retention: Retention) -> tuple[Pruned, bool]:
     old = select(r.run_id).where(_is_old(retention)).order_by(r.completed_at).limit(BATCH)
-    gone = delete(runs).where(r.run_id.in_(_unlocked(old, runs))).returning(r.run_id)
-    run_ids = connection.execute(gone, _params(retention)).scalars().all()
-    steps, entries, _ = (
+    # Not a subquery of the DELETE: Postgres may run that once per row, each time with a LIMIT of its own.
+    run_ids = connection.execute(_unlocked(old, runs), _params(retention)).scalars().all()
+    _, steps, entries, _ = (
         connection.execute(delete(table).where(table.c.run_id.in_(run_ids))).rowcount
-        for table in (checkpoints, events, blob_uses)
+        for table in (runs, checkpoints, events, blob_uses)
     )
     more = len(run_ids) == BATCH and connection.execute(old, _params(retention)).first() is not None
     return Pruned(len(run_ids), steps, entries), more
