@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 from typing import Any
 
 from pocoflow import Flow, Node, Store
+from tests.support.wait import wait_until
 
 
 class Client:
@@ -21,9 +23,15 @@ class Client:
 
 
 class Use(Node):
-    """Notes the process and the client that it gets, `left` times."""
+    """Notes the process and the client that it gets, `left` times, once two processes are at it."""
+
+    def prep(self, store: Store) -> Any:
+        return store["meet_in"]
 
     def exec(self, prepared: Any) -> Any:
+        meeting = Path(prepared)
+        (meeting / str(os.getpid())).touch()
+        wait_until(lambda: len(list(meeting.iterdir())) == 2, timeout_s=30.0, what="the other process")
         return [os.getpid(), *self.resources["client"].made_by]
 
     def post(self, store: Store, prepared: Any, result: Any) -> str:
