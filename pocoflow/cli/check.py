@@ -13,14 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from pocoflow.cli import targets
+from pocoflow.cli.database import database_option, url_of
 from pocoflow.cli.targets import errors_cannot_tell
-from pocoflow.db.connect import database_url
+from pocoflow.cli.wording import counted, printable
 from pocoflow.db.failures import shown
 from pocoflow.db.live import LiveRun, live_runs
 from pocoflow.engine.changes import lacks
 from pocoflow.engine.graph import Graph
 from pocoflow.errors import DefinitionError
-from pocoflow.settings import Settings
 
 SOME_STRANDED = 1
 SHOWN_RUNS = 50
@@ -55,9 +55,7 @@ class Report:
 
 @click.command()
 @click.argument("given", metavar="MODULE:FLOW...", nargs=-1, required=True)
-@click.option(
-    "--database", metavar="URL", help="SQLite file or database URL; POCOFLOW_DATABASE_URL by default."
-)
+@database_option
 @click.option("--failed", is_flag=True, help="Look at failed runs too, which can be resumed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, with every run.")
 def command(given: tuple[str, ...], database: str | None, failed: bool, as_json: bool) -> None:
@@ -78,7 +76,7 @@ def command(given: tuple[str, ...], database: str | None, failed: bool, as_json:
     """
     with errors_cannot_tell():
         graphs = _graphs(given)
-        url = database_url(database or Settings.load().database_url)
+        url = url_of(database)
         report = examine(live_runs(url, failed=failed), graphs)
     if as_json:
         found = {"database": shown(url), "flows": sorted(graphs), **asdict(report)}
@@ -124,15 +122,21 @@ def _show(database: str, report: Report) -> None:
     if not report.runs and not others:
         console.print("no runs under way")
         return
-    console.print(f"checked   {_runs(report.runs)} under way", soft_wrap=True)
+    console.print(f"checked   {counted(report.runs, 'run')} under way", soft_wrap=True)
     if others:
-        names = ", ".join(f"{_safe(name)} ({count:,})" for name, count in sorted(report.other_flows.items()))
-        console.print(f"left out  {_runs(others)} of flows that were not given: {names}", soft_wrap=True)
+        names = ", ".join(
+            f"{printable(name)} ({count:,})" for name, count in sorted(report.other_flows.items())
+        )
+        console.print(
+            f"left out  {counted(others, 'run')} of flows that were not given: {names}", soft_wrap=True
+        )
     if not report.stranded:
         if report.runs:
             console.print("the new code can go on with all of them")
         return
-    console.print(f"{_runs(len(report.stranded))} would be paused with FlowChangedError", style="bold red")
+    console.print(
+        f"{counted(len(report.stranded), 'run')} would be paused with FlowChangedError", style="bold red"
+    )
     console.print(_table(report.stranded))
     if len(report.stranded) > SHOWN_RUNS:
         console.print(f"and {len(report.stranded) - SHOWN_RUNS:,} more, see --json")
@@ -148,14 +152,5 @@ def _table(stranded: list[Stranded]) -> Table:
         table.add_column(column, overflow="fold")
     for run in stranded[:SHOWN_RUNS]:
         cells = (run.run_id, run.flow_name, run.status, str(run.step), run.node, run.missing)
-        table.add_row(*(Text(_safe(cell)) for cell in cells))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
-
-
-def _safe(text: str) -> str:
-    """A row that somebody forged may hold what would steer a terminal."""
-    return text if text.isprintable() else repr(text)
-
-
-def _runs(number: int) -> str:
-    return f"{number:,} run{'' if number == 1 else 's'}"

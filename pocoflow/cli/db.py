@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
-from sqlalchemy.engine import URL
 
-from pocoflow.db.connect import copy_name, current_revision, database_url
+from pocoflow.cli.database import database_option, url_of
+from pocoflow.cli.wording import counted, printable
+from pocoflow.db.connect import copy_name, current_revision
 from pocoflow.db.connect import upgrade as upgrade_tables
 from pocoflow.db.failures import shown
 from pocoflow.db.fsck import INVARIANTS, Report, examine
@@ -30,13 +31,8 @@ def command() -> None:
     """Look after the database that keeps the runs."""
 
 
-_which_database = click.option(
-    "--database", metavar="URL", help="SQLite file or database URL; POCOFLOW_DATABASE_URL by default."
-)
-
-
 @command.command()
-@_which_database
+@database_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, with every run.")
 def check(database: str | None, as_json: bool) -> None:
     """Check that the history of every run keeps all promises.
@@ -55,9 +51,8 @@ def check(database: str | None, as_json: bool) -> None:
       pocoflow db check
       pocoflow db check --database runs.db --json
     """
-    settings = Settings.load()
-    url = database_url(database or settings.database_url)
-    report = examine(url, max_crashes=settings.max_crashes)
+    url = url_of(database)
+    report = examine(url, max_crashes=Settings.load().max_crashes)
     if as_json:
         found = {"database": shown(url), "promises": len(INVARIANTS), **asdict(report)}
         click.echo(json.dumps(found, indent=2))
@@ -68,7 +63,7 @@ def check(database: str | None, as_json: bool) -> None:
 
 
 @command.command()
-@_which_database
+@database_option
 def upgrade(database: str | None) -> None:
     """Bring the tables up to date, or make them in a database that has none.
 
@@ -84,7 +79,7 @@ def upgrade(database: str | None) -> None:
       pocoflow db upgrade
       pocoflow db upgrade --database runs.db
     """
-    url = _url(database)
+    url = url_of(database)
     with _progress() as progress:
         bar = progress.add_task("upgrading", total=None)
         show = partial(progress.update, bar, refresh=True)
@@ -101,7 +96,7 @@ def upgrade(database: str | None) -> None:
 
 
 @command.command()
-@_which_database
+@database_option
 def current(database: str | None) -> None:
     """Show the revision of the tables, and the newest one; changes nothing.
 
@@ -113,17 +108,13 @@ def current(database: str | None) -> None:
       pocoflow db current
       pocoflow db current --database runs.db
     """
-    url = _url(database)
+    url = url_of(database)
     revision = current_revision(url)
     click.echo(f"database  {shown(url)}")
     click.echo(f"revision  {'none' if revision is None else f'{revision} ({REVISIONS[revision]})'}")
     click.echo(f"newest    {NEWEST} ({REVISIONS[NEWEST]})")
     if revision != NEWEST:
         raise SystemExit(1)
-
-
-def _url(database: str | None) -> URL:
-    return database_url(database or Settings.load().database_url)
 
 
 def _progress() -> Progress:
@@ -136,10 +127,10 @@ def _progress() -> Progress:
 def _show(database: str, report: Report) -> None:
     console = Console(highlight=False, markup=False)
     console.print(f"database  {database}", soft_wrap=True)
-    left_out = f"; left out: {_count(report.by_hand, 'run')} written by hand or by 0.2"
+    left_out = f"; left out: {counted(report.by_hand, 'run')} written by hand or by 0.2"
     by_hand = left_out if report.by_hand else ""
     looked_at = ((report.runs, "run"), (report.steps, "step"), (report.events, "event"))
-    console.print(f"checked   {', '.join(_count(*what) for what in looked_at)}{by_hand}", soft_wrap=True)
+    console.print(f"checked   {', '.join(counted(*what) for what in looked_at)}{by_hand}", soft_wrap=True)
     broken = {
         promise: [violation.run_id for violation in violations]
         for promise, violations in groupby(report.violations, lambda violation: violation.promise)
@@ -157,11 +148,6 @@ def _show(database: str, report: Report) -> None:
 
 
 def _names(run_ids: Sequence[str]) -> str:
-    # A row that somebody forged may hold what would steer a terminal.
-    names = [run_id if run_id.isprintable() else repr(run_id) for run_id in run_ids[:SHOWN_RUNS]]
+    names = [printable(run_id) for run_id in run_ids[:SHOWN_RUNS]]
     more = len(run_ids) - len(names)
     return "\n".join([*names, *([f"and {more:,} more"] if more else [])])
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -7,18 +7,15 @@ from uuid import uuid4
 
 import click
 
-from pocoflow.db.connect import database_url
+from pocoflow.cli.database import database_option, url_of
 from pocoflow.db.run_transfer import export_run
 from pocoflow.errors import RunFileError
-from pocoflow.settings import Settings
 
 
 @click.command()
 @click.argument("run_id")
 @click.option("--output", "-o", metavar="FILE", help="Where to; printed when left out.")
-@click.option(
-    "--database", metavar="URL", help="SQLite file or database URL; POCOFLOW_DATABASE_URL by default."
-)
+@database_option
 def command(run_id: str, output: str | None, database: str | None) -> None:
     """Write a run with its whole history into a file.
 
@@ -30,7 +27,7 @@ def command(run_id: str, output: str | None, database: str | None) -> None:
       pocoflow export order-17 --output order-17.json
       pocoflow export order-17 --database runs.db | gzip > order-17.json.gz
     """
-    text = export_run(database_url(database or Settings.load().database_url), run_id)
+    text = export_run(url_of(database), run_id)
     if output is None:
         click.echo(text, nl=False)
         return

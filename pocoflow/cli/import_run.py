@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from pocoflow.cli.database import database_option
 from pocoflow.db.workflow_db import WorkflowDB
 from pocoflow.errors import RunFileError
 from pocoflow.settings import Settings
@@ -15,9 +16,7 @@ from pocoflow.settings import Settings
 @click.command()
 @click.argument("file")
 @click.option("--as", "new_id", metavar="NEW_ID", help="What to call the run here.")
-@click.option(
-    "--database", metavar="URL", help="SQLite file or database URL; POCOFLOW_DATABASE_URL by default."
-)
+@database_option
 def command(file: str, new_id: str | None, database: str | None) -> None:
     """Read a run from a file that `pocoflow export` wrote; - is the standard input.
 

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from sqlalchemy.engine import URL
 
+from pocoflow.cli.database import database_option, url_of
 from pocoflow.cli.duration import Duration
-from pocoflow.db.connect import database_url
+from pocoflow.cli.wording import counted
 from pocoflow.db.failures import shown
 from pocoflow.db.prune import Pruned, prune, would_prune
 from pocoflow.engine.timing import Retention
-from pocoflow.settings import Settings
 
 
 @click.command()
@@ -25,9 +25,7 @@ from pocoflow.settings import Settings
 )
 @click.option("--keep-failed", is_flag=True, help="Leave runs that failed.")
 @click.option("--dry-run", is_flag=True, help="Only count what would go.")
-@click.option(
-    "--database", metavar="URL", help="SQLite file or database URL; POCOFLOW_DATABASE_URL by default."
-)
+@database_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     older_than_s: float, keep_failed: bool, dry_run: bool, database: str | None, as_json: bool
@@ -43,7 +41,7 @@ def command(
       pocoflow prune --older-than 30d --dry-run
       pocoflow prune --older-than 8w --keep-failed
     """
-    url = database_url(database or Settings.load().database_url)
+    url = url_of(database)
     retention = Retention(older_than_s=older_than_s, keep_failed=keep_failed)
     before, expected = _bytes(url), would_prune(url, retention)
     gone = expected if dry_run else _prune(url, retention, expected.runs)
@@ -73,7 +71,7 @@ def _count(gone: Pruned) -> str:
     things = {name.removesuffix("s"): number for name, number in asdict(gone).items() if name != "blobs"}
     if gone.blobs:
         things["large value"] = gone.blobs
-    return ", ".join(f"{number:,} {thing}{'' if number == 1 else 's'}" for thing, number in things.items())
+    return ", ".join(counted(number, thing) for thing, number in things.items())
 
 
 def _bytes(url: URL) -> int | None:
