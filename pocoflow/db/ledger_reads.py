@@ -16,10 +16,10 @@ from pocoflow.db.connect import engine_for
 from pocoflow.db.failures import QUICK_PAUSES_S, shown, translated, with_retry
 from pocoflow.db.queries import Queries, sightings
 from pocoflow.engine.history import Saved
-from pocoflow.engine.records import ForkPoint, KeptGraph
+from pocoflow.engine.records import ForkPoint, KeptGraph, no_checkpoint
 from pocoflow.engine.rows import EventRow, RunRow, Sighting
 from pocoflow.engine.secrecy import Cipher
-from pocoflow.errors import CheckpointNotFoundError, RunNotFoundError
+from pocoflow.errors import RunNotFoundError
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ class LedgerReads(ABC):
         self._known(run_id)
         point = self._try(lambda: self._queries.get_fork_point(run_id, step, node))[0]
         if point is None:
-            raise CheckpointNotFoundError(f"run {run_id!r} has no checkpoint of step {step}", run_id)
+            raise no_checkpoint(run_id, step)
         return point
 
     def get_graph(self, fingerprint: str) -> KeptGraph | None:

@@ -19,9 +19,9 @@ from pocoflow.db.words import STAMP
 from pocoflow.engine.clock import SystemClock
 from pocoflow.engine.diff import StoreDiff, diff
 from pocoflow.engine.history import Trail
-from pocoflow.engine.records import Status
+from pocoflow.engine.records import Status, no_checkpoint
 from pocoflow.engine.rows import EventRow, RunRow
-from pocoflow.errors import CheckpointNotFoundError, DatabaseError, RunNotFoundError, SecretKeyError
+from pocoflow.errors import DatabaseError, RunNotFoundError, SecretKeyError
 from pocoflow.store import Store
 
 T = TypeVar("T")
@@ -142,7 +142,7 @@ class WorkflowDB:
     def _trail(self, run_id: str, step: int) -> Trail:
         saved = self._read(lambda: self._queries.get_checkpoint(run_id, step))
         if saved is None:
-            raise CheckpointNotFoundError(f"run {run_id!r} has no checkpoint of step {step}", run_id)
+            raise no_checkpoint(run_id, step)
         return Trail.load(saved)
 
     def save_event(self, run_id: str, event: str, **fields: Any) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from pocoflow.engine.history import Saved
 from pocoflow.engine.memory_run import Blobs, MemoryRun
-from pocoflow.engine.records import ForkPoint, KeptGraph
+from pocoflow.engine.records import ForkPoint, KeptGraph, no_checkpoint
 from pocoflow.engine.rows import EventRow, RunRow, Sighting
 from pocoflow.engine.secrecy import Cipher
-from pocoflow.errors import CheckpointNotFoundError, RunNotFoundError
+from pocoflow.errors import RunNotFoundError
 
 
 class MemoryReads:
@@ -53,7 +53,7 @@ class MemoryReads:
         with self._lock:
             row = self._row(run_id)
             if not -1 <= step < row.step:
-                raise CheckpointNotFoundError(f"run {run_id!r} has no checkpoint of step {step}", run_id)
+                raise no_checkpoint(run_id, step)
             return row.fork_point(step, node, self._blobs.saved(row, step, self.cipher))
 
     def get_graph(self, fingerprint: str) -> KeptGraph | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pocoflow.engine.history import Checkpoint, Saved
-from pocoflow.errors import InvalidTransitionError
+from pocoflow.errors import CheckpointNotFoundError, InvalidTransitionError
 
 
 class Status(StrEnum):
@@ -68,6 +68,11 @@ def no_store(run_id: str, status: Status) -> InvalidTransitionError:
         "input: start it again with another run_id",
         run_id,
     )
+
+
+def no_checkpoint(run_id: str, step: int) -> CheckpointNotFoundError:
+    """Return the error for a step that a run has not got to."""
+    return CheckpointNotFoundError(f"run {run_id!r} has no checkpoint of step {step}", run_id)
 
 
 INTERRUPTED = "RunInterruptedError"
