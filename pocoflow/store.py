@@ -9,7 +9,6 @@ from logging import Logger
 from pathlib import Path
 from traceback import format_exception
 from typing import Any
-from uuid import uuid4
 
 from pocoflow import codec
 from pocoflow.errors import (
@@ -18,6 +17,7 @@ from pocoflow.errors import (
     StoreSerializationError,
     StoreTypeError,
 )
+from pocoflow.files import write_whole
 from pocoflow.logging import get_logger
 from pocoflow.masked import MASKED, redact
 from pocoflow.schema import Schema
@@ -155,11 +155,7 @@ class Store(MutableMapping[str, Any]):
             payload["secret"] = sorted(self.secret)
         text = json.dumps(payload, indent=2)
         target.parent.mkdir(parents=True, exist_ok=True)
-        # A name of its own: two runs in one folder may be writing the same file.
-        draft = target.with_name(f".{uuid4().hex}.part")
-        with draft.open("x", encoding="utf-8") as file:  # which follows no link that somebody has laid there
-            file.write(text)
-        draft.replace(target)
+        write_whole(target, text)
 
     @classmethod
     def restore(cls, path: str | Path, schema: GivenSchema | None = None) -> Store:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from uuid import uuid4
 
 import click
 
 from pocoflow.cli.database import database_option, url_of
 from pocoflow.db.run_transfer import export_run
 from pocoflow.errors import RunFileError
+from pocoflow.files import write_whole
 
 
 @click.command()
@@ -36,12 +36,7 @@ def command(run_id: str, output: str | None, database: str | None) -> None:
 
 
 def _write(target: Path, text: str) -> None:
-    draft = target.with_name(f".{uuid4().hex}.part")
     try:
-        with draft.open("x", encoding="ascii") as file:
-            file.write(text)
-        draft.replace(target)
+        write_whole(target, text)
     except OSError as exc:
         raise RunFileError(f"{target} cannot be written: {exc.strerror}") from exc
-    finally:
-        draft.unlink(missing_ok=True)

@@ -13,8 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocoflow import DefinitionError, Flow, Node, Store, StoreError, StoreSerializationError, WorkflowDB
-from pocoflow import store as store_module
+from pocoflow import (
+    DefinitionError,
+    Flow,
+    Node,
+    Store,
+    StoreError,
+    StoreSerializationError,
+    WorkflowDB,
+    files,
+)
 from pocoflow.engine.snapshot import snapshot_path
 
 
@@ -153,13 +161,22 @@ def test_a_link_in_the_place_of_a_draft_is_not_followed(
     if there:
         outside.write_text("mine")
     guessed = UUID(int=7)
-    monkeypatch.setattr(store_module, "uuid4", lambda: guessed)
+    monkeypatch.setattr(files, "uuid4", lambda: guessed)
     (folder / f".{guessed.hex}.part").symlink_to(outside)
 
     with pytest.raises(StoreError, match="snapshot after node 'Count' cannot be written"):
         Flow(start=Count(), checkpoint_dir=folder).run({})
 
     assert content_of(outside) == ("mine" if there else None)
+
+
+def test_a_snapshot_that_cannot_be_finished_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+
+    with pytest.raises(OSError, match="taken"):
+        Store({"n": 1}).snapshot(tmp_path / "taken")
+
+    assert names_in(tmp_path) == ["taken"]
 
 
 def test_a_folder_that_is_a_link_of_ones_own_is_written_to(tmp_path: Path) -> None:
